@@ -1,0 +1,16 @@
+//! llmcore: language models on a CPU.
+//!
+//! Imports run one way: `python → search → model → blocks → kernels → simd`, with `weights` beside
+//! `kernels`, and `formats` and `bpe` standing on their own. See ARCHITECTURE.md.
+
+pub mod bpe;
+pub mod error;
+pub mod formats;
+pub mod interrupt;
+pub mod kernels;
+pub mod search;
+pub mod simd;
+pub mod threads;
+pub mod weights;
+
+mod python;

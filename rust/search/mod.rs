@@ -1,0 +1,2 @@
+//! Search over one trait, `Step`; knows nothing of models.
+pub mod step;

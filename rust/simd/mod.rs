@@ -1,0 +1,1 @@
+//! The vector trait, one file per instruction set, and the only dispatch.
