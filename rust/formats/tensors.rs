@@ -190,3 +190,76 @@ fn check_disjoint(file: &FileBytes, entries: &[Entry]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `x`, 6 rows of 64 values in blocks, and `n`, three integers, in a file of their own.
+    fn table(file: FileBytes) -> Tensors {
+        let entry = |name: &str, shape: &[usize], dtype: DType, start: usize| Entry {
+            info: TensorInfo { name: name.into(), shape: shape.into(), dtype },
+            bytes: start..start + byte_len(dtype, shape).unwrap(),
+        };
+        let entries = vec![entry("x", &[3, 2, 64], DType::Q5_1, 1), entry("n", &[3], DType::I64, 400)];
+        Tensors::new(Path::new("table"), vec![(file, entries)]).unwrap()
+    }
+
+    fn content() -> Vec<u8> {
+        // Small exponents keep the scales finite.
+        (0..1000u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8 & 0x3f).collect()
+    }
+
+    #[test]
+    fn any_rows_are_those_of_the_whole() {
+        let tensors = table(FileBytes::owned(Path::new("t"), content()));
+        let mut whole = vec![0.0; 6 * 64];
+        tensors.read_rows("x", 0..6, &mut whole).unwrap();
+        assert!(whole.iter().any(|&x| x != 0.0));
+        for start in 0..=6 {
+            for end in start..=6 {
+                let mut rows = vec![f32::NAN; (end - start) * 64];
+                tensors.read_rows("x", start..end, &mut rows).unwrap();
+                assert_eq!(rows, whole[start * 64..end * 64]);
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_calls_are_errors() {
+        let tensors = table(FileBytes::owned(Path::new("t"), content()));
+        let mut out = [0.0; 64];
+        #[expect(clippy::reversed_empty_ranges)]
+        for rows in [6..7, 2..1, 0..2, 0..0, usize::MAX..usize::MAX, 0..usize::MAX] {
+            assert!(matches!(tensors.read_rows("x", rows, &mut out), Err(Error::Argument { .. })));
+        }
+        assert!(matches!(tensors.read_rows("n", 0..1, &mut out[..3]), Err(Error::File { .. })));
+        assert!(matches!(tensors.read_rows("y", 0..1, &mut out), Err(Error::File { .. })));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn released_pages_leave_memory_and_come_back() {
+        let path = std::env::temp_dir().join(format!("llmcore-release-{}", std::process::id()));
+        std::fs::write(&path, content()).unwrap();
+        let tensors = table(FileBytes::map(&path).unwrap());
+        let mut before = vec![0.0; 6 * 64];
+        tensors.read_rows("x", 0..6, &mut before).unwrap();
+        assert!(resident_kib(&path) > 0);
+        tensors.release_pages("x").unwrap();
+        assert_eq!(resident_kib(&path), 0);
+        let mut after = vec![0.0; 6 * 64];
+        tensors.read_rows("x", 0..6, &mut after).unwrap();
+        assert_eq!(before, after);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    /// `Rss` of the mapping of a file.
+    #[cfg(target_os = "linux")]
+    fn resident_kib(path: &Path) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mapping = maps.split(path.to_str().unwrap()).nth(1).unwrap();
+        let line = mapping.lines().find(|line| line.starts_with("Rss:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
