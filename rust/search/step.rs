@@ -50,3 +50,21 @@ pub trait Step {
     /// On an error no sequence has changed.
     fn forward(&mut self, work: &[Work<'_>], logits: &mut Vec<f32>) -> Result<()>;
 }
+
+/// Lets new sequences take the place of old ones: the i-th new one continues `old[parents[i]]`.
+/// An old sequence goes to the first that continues it and is forked for the others; one that
+/// nobody continues is released.
+pub(crate) fn regrow(step: &mut dyn Step, old: &[SeqId], parents: &[usize]) -> Vec<SeqId> {
+    let mut taken = vec![false; old.len()];
+    let new =
+        parents
+            .iter()
+            .map(|&parent| {
+                if std::mem::replace(&mut taken[parent], true) { step.fork(old[parent]) } else { old[parent] }
+            })
+            .collect();
+    for (&seq, _) in old.iter().zip(&taken).filter(|(_, taken)| !**taken) {
+        step.release(seq);
+    }
+    new
+}
