@@ -4,7 +4,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__: list[str]
+__all__ = ["Gguf", "SafeTensors", "__version__"]
 __version__: str
 
 @final
