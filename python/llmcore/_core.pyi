@@ -4,8 +4,21 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Gguf", "SafeTensors", "__version__"]
+__all__ = [
+    "Gguf",
+    "SafeTensors",
+    "__version__",
+    "available_isas",
+    "isa",
+    "set_isa",
+    "thread_count",
+]
 __version__: str
+
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def set_isa(name: str) -> None: ...
+def thread_count() -> int: ...
 
 @final
 class SafeTensors:

@@ -1,1 +1,32 @@
-//! Functions over slices.
+//! Functions over slices. Shapes come first in each doc comment; all floats are float32, all
+//! matrices row-major and contiguous unless a stride is named.
+//!
+//! A kernel computes the same bits whatever the number of rows beside a row, the number of threads,
+//! and the instruction set: a lane owns an output element and walks the inner dimension in order;
+//! a reduction over a row has 16 partial sums and one fixed tree. Slices of the wrong length are a
+//! mistake of the calling code and panic; the callers check what comes from outside.
+
+// An index that runs over several arrays at once reads better than zipped iterators.
+#![allow(clippy::needless_range_loop)]
+
+pub mod activation;
+pub mod attention;
+mod gemm;
+mod norm;
+mod product;
+mod rope;
+mod softmax;
+pub mod vecmath;
+
+pub use gemm::gemm;
+pub use norm::{layer_norm, rms_norm};
+pub use rope::rope;
+pub use softmax::{log_softmax, log_sum_exp, softmax};
+
+/// Elements of a row-wise kernel that are worth a chunk of their own: some 10 µs of work.
+const CHUNK: usize = 16 << 10;
+
+/// How many rows of `width` make a chunk.
+fn rows_per_chunk(width: usize) -> usize {
+    (CHUNK / width.max(1)).max(1)
+}

@@ -3,10 +3,12 @@
 use pyo3::prelude::*;
 
 pub mod formats;
+pub mod ops;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     formats::register(module)?;
+    ops::register(module)?;
     Ok(())
 }

@@ -1,1 +1,243 @@
 //! The vector trait, one file per instruction set, and the only dispatch.
+//!
+//! A vector has 16 float lanes everywhere: one AVX-512 register, two AVX2 registers, or an array.
+//! Every operation is defined lane by lane and rounds once, so that a kernel written over
+//! [`Simd`] gives the same bits on every instruction set. (Only the sign and payload of a NaN may
+//! differ: IEEE 754 leaves them open.)
+//!
+//! A kernel is an [`Op`]; [`dispatch`] compiles it once per instruction set and picks one at run
+//! time. The environment variable `LLMCORE_ISA` forces one.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::error::{Error, Result};
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod mxcsr;
+mod portable;
+
+/// Float lanes of a vector.
+pub const LANES: usize = 16;
+
+/// A vector of 16 float32 lanes and what kernels do with it.
+///
+/// # Safety of the pointer methods
+/// `load` and `store` touch 16 floats from the pointer on, `load_first` and `store_first` touch
+/// `n ≤ 16`; no alignment is needed.
+pub trait Simd: Copy {
+    /// 16 floats.
+    type F32: Copy;
+    /// 16 integers.
+    type I32: Copy;
+    /// 16 truth values.
+    type Mask: Copy;
+
+    /// Whether 24 accumulators fit into registers (else 6).
+    const WIDE: bool;
+
+    /// Runs `op` on this instruction set as a function of its own, compiled once and not inlined
+    /// into every kernel that uses it.
+    fn vectorize<O: Op>(self, op: O) -> O::Output;
+
+    fn splat(self, x: f32) -> Self::F32;
+
+    /// # Safety
+    /// `src` is valid for reading 16 floats.
+    unsafe fn load(self, src: *const f32) -> Self::F32;
+
+    /// The first `n` lanes from memory, 0 in the others.
+    /// # Safety
+    /// `src` is valid for reading `n ≤ 16` floats.
+    unsafe fn load_first(self, src: *const f32, n: usize) -> Self::F32;
+
+    /// # Safety
+    /// `dst` is valid for writing 16 floats.
+    unsafe fn store(self, dst: *mut f32, x: Self::F32);
+
+    /// # Safety
+    /// `dst` is valid for writing `n ≤ 16` floats.
+    unsafe fn store_first(self, dst: *mut f32, n: usize, x: Self::F32);
+
+    /// Asks for the cache line at `src`, which need not be valid.
+    fn prefetch(self, src: *const f32);
+
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// a · b + c, rounded once.
+    fn fma(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `if a > b { a } else { b }`: b where either is NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `if a < b { a } else { b }`: b where either is NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn abs(self, a: Self::F32) -> Self::F32;
+    /// The magnitude of `a` with the sign of `sign`.
+    fn copysign(self, a: Self::F32, sign: Self::F32) -> Self::F32;
+
+    /// a < b; false where either is NaN.
+    fn lt(self, a: Self::F32, b: Self::F32) -> Self::Mask;
+    fn is_nan(self, a: Self::F32) -> Self::Mask;
+    /// True in the lanes `from ≤ lane < to`.
+    fn lanes(self, from: usize, to: usize) -> Self::Mask;
+    /// `a` where the mask is true, else `b`.
+    fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// To the nearest integer, ties to even; |a| < 2³¹.
+    fn to_i32(self, a: Self::F32) -> Self::I32;
+    fn to_f32(self, a: Self::I32) -> Self::F32;
+    /// a · 2ⁿ, by adding n to the exponent: `a` and the result are normal numbers.
+    fn scale_by_power_of_two(self, a: Self::F32, n: Self::I32) -> Self::F32;
+
+    /// The one fixed tree: lane i takes lane i + 8, then i + 4, i + 2, i + 1.
+    fn reduce_sum(self, a: Self::F32) -> f32;
+    /// The same tree with [`Simd::max`].
+    fn reduce_max(self, a: Self::F32) -> f32;
+
+    /// Up to 16 floats, 0 in the lanes past the end of `src`.
+    #[inline(always)]
+    fn get(self, src: &[f32]) -> Self::F32 {
+        // SAFETY: the slice holds as many floats as are read.
+        unsafe {
+            if src.len() >= LANES {
+                self.load(src.as_ptr())
+            } else {
+                self.load_first(src.as_ptr(), src.len())
+            }
+        }
+    }
+
+    /// The first `dst.len()` lanes, at most 16.
+    #[inline(always)]
+    fn put(self, dst: &mut [f32], x: Self::F32) {
+        // SAFETY: the slice holds as many floats as are written.
+        unsafe {
+            if dst.len() >= LANES {
+                self.store(dst.as_mut_ptr(), x)
+            } else {
+                self.store_first(dst.as_mut_ptr(), dst.len(), x)
+            }
+        }
+    }
+}
+
+/// A computation over vectors. Mark `run`, and all that it calls, `#[inline(always)]`: only what is
+/// inlined into the trampolines of [`dispatch_on`] is compiled for their instruction set.
+pub trait Op {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// An instruction set that this machine has: values come from [`available`] and [`current`] only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+impl Isa {
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+        }
+    }
+
+    /// The instruction set of that name, if this machine has it.
+    pub fn from_name(name: &str) -> Result<Isa> {
+        available().into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
+            let names: Vec<_> = available().into_iter().map(Isa::name).collect();
+            Error::argument("LLMCORE_ISA", format!("{name:?}"), format!("one of {}", names.join(", ")))
+        })
+    }
+}
+
+/// The instruction sets of this machine, the fastest last.
+pub fn available() -> Vec<Isa> {
+    let mut found = vec![Isa(Kind::Portable)];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            found.push(Isa(Kind::Avx2));
+        }
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+            found.push(Isa(Kind::Avx512));
+        }
+    }
+    found
+}
+
+/// Index into [`available`] of the set in use, plus one; 0 until it is chosen.
+static CURRENT: AtomicU8 = AtomicU8::new(0);
+
+/// Chooses the instruction set by `LLMCORE_ISA`, or the fastest; called at import, so that a bad
+/// value is an error there.
+pub fn init() -> Result<()> {
+    match std::env::var_os("LLMCORE_ISA") {
+        Some(name) => set(Isa::from_name(&name.to_string_lossy())?),
+        None => set(fastest()),
+    }
+    Ok(())
+}
+
+/// Makes all later kernels of the process run on `isa`. The bits of their results do not change.
+pub fn set(isa: Isa) {
+    CURRENT.store(isa.0 as u8 + 1, Ordering::Relaxed);
+}
+
+/// The instruction set in use.
+#[inline]
+pub fn current() -> Isa {
+    match CURRENT.load(Ordering::Relaxed) {
+        0 => {
+            set(fastest());
+            current()
+        }
+        1 => Isa(Kind::Portable),
+        #[cfg(target_arch = "x86_64")]
+        2 => Isa(Kind::Avx2),
+        #[cfg(target_arch = "x86_64")]
+        3 => Isa(Kind::Avx512),
+        _ => unreachable!("only set() writes here"),
+    }
+}
+
+fn fastest() -> Isa {
+    available().last().copied().unwrap_or(Isa(Kind::Portable))
+}
+
+/// Runs `op` on the instruction set in use.
+#[inline]
+pub fn dispatch<O: Op>(op: O) -> O::Output {
+    dispatch_on(current(), op)
+}
+
+/// Runs `op` on `isa`.
+#[inline]
+pub fn dispatch_on<O: Op>(isa: Isa, op: O) -> O::Output {
+    let _float_state = mxcsr::Default::enter();
+    match isa.0 {
+        Kind::Portable => op.run(portable::Portable),
+        // SAFETY: an `Isa` exists only for what `available` detected.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx2 => unsafe { avx2::run(op) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Kind::Avx512 => unsafe { avx512::run(op) },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! What the kernels reach of what the machine has: `cargo bench --bench kernels [filter]`.
+//!
+//! The peaks are measured, not looked up: fused multiply-adds that depend on nothing but themselves,
+//! and a sum over an array that no cache holds, on as many threads as the pool has.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use llmcore::kernels::attention::{BLOCK, Heads, Item, KvView, Queries, attend};
+use llmcore::kernels::{activation, gemm, layer_norm, rms_norm, softmax};
+use llmcore::simd::{self, LANES, Op, Simd, dispatch};
+use llmcore::threads;
+use llmcore::weights::{Arena, Panels};
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    println!("isa {}, {} threads", simd::current().name(), threads::size());
+    let peak = flop_peak();
+    let bandwidth = read_bandwidth();
+    println!("peak: {peak:.0} GFLOP/s of fused multiply-adds, {bandwidth:.1} GB/s read");
+    let wanted = |name: &str| name.contains(&filter);
+    for (n, k) in [(576, 576), (960, 576), (3072, 576), (576, 1536)] {
+        for rows in [64, 512] {
+            let name = format!("gemm {rows} x {k} -> {n}");
+            if wanted(&name) {
+                let (panels, a, mut out) = product(n, k, rows);
+                let seconds = best(|| gemm(&a, rows, &panels, None, &mut out));
+                let speed = 2.0 * (rows * n * k) as f64 / seconds / 1e9;
+                println!("{name:32} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / peak);
+            }
+        }
+    }
+    if wanted("gemv") {
+        gemv(bandwidth);
+    }
+    for (rows, past) in [(1, 511), (1, 4095), (512, 0)] {
+        let name = format!("attention {rows} rows after {past}");
+        if wanted(&name) {
+            attention(&name, rows, past, peak);
+        }
+    }
+    if wanted("row") {
+        row_wise(bandwidth);
+    }
+    if wanted("launch") {
+        let seconds = best(|| threads::for_each(2 * threads::size(), |i| _ = black_box(i)));
+        println!("{:32} {:8.2} us", "launch of an empty job", seconds * 1e6);
+    }
+}
+
+/// The shortest of many runs.
+fn best(mut job: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let mut best = f64::INFINITY;
+    let mut runs = 0;
+    while runs < 5 || (start.elapsed().as_secs_f64() < 0.4 && runs < 10_000) {
+        let start = Instant::now();
+        job();
+        best = best.min(start.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    best
+}
+
+fn flop_peak() -> f64 {
+    const STEPS: usize = 1_000_000;
+    struct Chains;
+    impl Op for Chains {
+        type Output = f32;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> f32 {
+            let (x, y) = (s.splat(black_box(0.999)), s.splat(black_box(1e-6)));
+            let mut sums = [s.splat(1.0); 12];
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = s.fma(*sum, x, y);
+                }
+            }
+            sums.into_iter().map(|sum| s.reduce_sum(sum)).sum()
+        }
+    }
+    let threads = threads::size();
+    let seconds = best(|| threads::for_each(threads, |_| _ = black_box(dispatch(Chains))));
+    (2 * LANES * 12 * STEPS * threads) as f64 / seconds / 1e9
+}
+
+fn read_bandwidth() -> f64 {
+    const FLOATS: usize = 128 << 20;
+    let data = Panels::pack(FLOATS / 1024, 1024, |_, row| row.fill(1.0)).unwrap();
+    struct Sum<'a>(&'a [f32]);
+    impl Op for Sum<'_> {
+        type Output = f32;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> f32 {
+            let mut sums = [s.splat(0.0); 8];
+            for x in self.0.chunks_exact(8 * LANES) {
+                for (sum, x) in sums.iter_mut().zip(x.chunks_exact(LANES)) {
+                    *sum = s.add(*sum, s.get(x));
+                }
+            }
+            sums.into_iter().map(|sum| s.reduce_sum(sum)).sum()
+        }
+    }
+    let chunks = data.count() / 16;
+    let seconds = best(|| {
+        threads::for_each(chunks, |i| {
+            for p in 0..16 {
+                black_box(dispatch(Sum(data.panel(i * 16 + p))));
+            }
+        });
+    });
+    (FLOATS * 4) as f64 / seconds / 1e9
+}
+
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn product(n: usize, k: usize, rows: usize) -> (Panels, Vec<f32>, Vec<f32>) {
+    let panels = Panels::pack(n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap();
+    (panels, noise(rows * k), vec![0.0; rows * n])
+}
+
+/// One decode step's weights of SmolLM2-135M, once through, as the model goes through them.
+fn gemv(bandwidth: f64) {
+    let shapes = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
+    let layers = 30;
+    let head = (49_152, 576);
+    let floats: usize = shapes.iter().map(|(n, k)| n * k * layers).sum::<usize>() + head.0 * head.1;
+    let start = Instant::now();
+    let arena = Arena::with_capacity(floats).unwrap();
+    let mut matrices = Vec::new();
+    for _ in 0..layers {
+        for (n, k) in shapes {
+            matrices.push(arena.panels(n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap());
+        }
+    }
+    matrices.push(arena.panels(head.0, head.1, |i, row| row.fill(i as f32 * 1e-3)).unwrap());
+    println!("{:32} {:8.1} ms", "packing 135M weights", start.elapsed().as_secs_f64() * 1e3);
+    for rows in [1, 2, 5, 8] {
+        let a = noise(rows * 1536);
+        let mut out = vec![0.0; rows * head.0];
+        let seconds = best(|| {
+            for m in &matrices {
+                gemm(&a[..rows * m.k], rows, m, None, &mut out[..rows * m.n]);
+            }
+        });
+        let speed = (floats * 4) as f64 / seconds / 1e9;
+        println!(
+            "{:32} {:8.1} GB/s {:5.1} % {:6.2} ms",
+            format!("gemv all of SmolLM2, {rows} rows"),
+            speed,
+            100.0 * speed / bandwidth,
+            seconds * 1e3
+        );
+    }
+}
+
+fn attention(name: &str, rows: usize, past: usize, peak: f64) {
+    let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125 };
+    let len = past + rows;
+    let data: Vec<Vec<f32>> = (0..3 * len.div_ceil(BLOCK)).map(|_| noise(BLOCK * 64)).collect();
+    let blocks: Vec<Vec<&[f32]>> =
+        data.chunks(len.div_ceil(BLOCK)).map(|blocks| blocks.iter().map(Vec::as_slice).collect()).collect();
+    let kv: Vec<KvView<'_>> = blocks.iter().map(|b| KvView { keys: b, values: b }).collect();
+    let q = noise(rows * 960);
+    let mut out = vec![0.0; rows * 576];
+    let items = [Item {
+        row: 0,
+        rows,
+        first_position: past,
+        kv: &kv,
+        kv_len: len,
+        causal: true,
+        window: None,
+        bias: None,
+    }];
+    let queries = Queries { data: &q, stride: 960, offset: 0 };
+    let seconds = best(|| attend(heads, &items, queries, &mut out));
+    let pairs = rows * past + rows * (rows + 1) / 2;
+    let speed = (4 * pairs * 576) as f64 / seconds / 1e9;
+    println!("{name:32} {speed:8.1} GFLOP/s {:5.1} % {:8.1} us", 100.0 * speed / peak, seconds * 1e6);
+}
+
+fn row_wise(bandwidth: f64) {
+    let (rows, width) = (512, 576);
+    let (x, weight) = (noise(rows * width), noise(width));
+    let mut out = vec![0.0; rows * width];
+    let mut show = |name: &str, floats: usize, job: &mut dyn FnMut(&mut [f32])| {
+        let seconds = best(|| job(&mut out));
+        let speed = (floats * 4) as f64 / seconds / 1e9;
+        println!("{name:32} {:8.1} us {speed:6.1} GB/s of {bandwidth:.1}", seconds * 1e6);
+    };
+    let floats = 2 * rows * width;
+    show("row-wise layer_norm", floats, &mut |out| layer_norm(&x, width, &weight, None, 1e-5, out));
+    show("row-wise rms_norm", floats, &mut |out| rms_norm(&x, width, &weight, 1e-5, out));
+    show("row-wise softmax", floats, &mut |out| softmax(out, width));
+    show("row-wise silu", floats, &mut |out| activation::apply(activation::Activation::Silu, out));
+    show("row-wise gelu", floats, &mut |out| activation::apply(activation::Activation::Gelu, out));
+    show("row-wise gelu_tanh", floats, &mut |out| {
+        activation::apply(activation::Activation::GeluTanh, out);
+    });
+}

@@ -1,0 +1,218 @@
+//! AVX2 with FMA: a vector is two registers, the low lanes first.
+
+use std::arch::x86_64::*;
+
+use super::{Op, Simd};
+
+/// Exists only inside [`run`], where the instruction set is known to be there.
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+/// # Safety
+/// The machine has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn run<O: Op>(op: O) -> O::Output {
+    op.run(Avx2(()))
+}
+
+type F32 = [__m256; 2];
+
+/// The last three steps of the fixed tree, over 8 lanes.
+/// # Safety
+/// The machine has AVX.
+#[inline(always)]
+pub unsafe fn reduce_sum(a: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps::<1>(a, a)))
+    }
+}
+
+/// # Safety
+/// The machine has AVX.
+#[inline(always)]
+pub unsafe fn reduce_max(a: __m256) -> f32 {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+        _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps::<1>(a, a)))
+    }
+}
+
+/// All bits set in the lanes `from ≤ lane < to` of the half that starts at lane `first`.
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn half_mask(from: usize, to: usize, first: i32) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let lane = _mm256_add_epi32(_mm256_set1_epi32(first), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let below = _mm256_cmpgt_epi32(_mm256_set1_epi32(to.min(16) as i32), lane);
+        let before = _mm256_cmpgt_epi32(_mm256_set1_epi32(from.min(16) as i32), lane);
+        _mm256_andnot_si256(before, below)
+    }
+}
+
+// SAFETY (all blocks): `Avx2` values exist only where AVX2 and FMA are available; pointers are
+// vouched for by the callers of the unsafe methods, and a masked lane is not accessed.
+impl Simd for Avx2 {
+    type F32 = F32;
+    type I32 = [__m256i; 2];
+    type Mask = [__m256; 2];
+
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn vectorize<O: Op>(self, op: O) -> O::Output {
+        unsafe { run(op) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> F32 {
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, src: *const f32) -> F32 {
+        unsafe { [_mm256_loadu_ps(src), _mm256_loadu_ps(src.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(self, src: *const f32, n: usize) -> F32 {
+        unsafe {
+            [
+                _mm256_maskload_ps(src, half_mask(0, n, 0)),
+                _mm256_maskload_ps(src.wrapping_add(8), half_mask(0, n, 8)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, dst: *mut f32, x: F32) {
+        unsafe {
+            _mm256_storeu_ps(dst, x[0]);
+            _mm256_storeu_ps(dst.add(8), x[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, dst: *mut f32, n: usize, x: F32) {
+        unsafe {
+            _mm256_maskstore_ps(dst, half_mask(0, n, 0), x[0]);
+            _mm256_maskstore_ps(dst.wrapping_add(8), half_mask(0, n, 8), x[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, src: *const f32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn div(self, a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: F32, b: F32, c: F32) -> F32 {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn max(self, a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn min(self, a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: F32) -> F32 {
+        unsafe {
+            let sign = _mm256_set1_ps(-0.0);
+            [_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn copysign(self, a: F32, sign: F32) -> F32 {
+        unsafe {
+            let bit = _mm256_set1_ps(-0.0);
+            [
+                _mm256_or_ps(_mm256_andnot_ps(bit, a[0]), _mm256_and_ps(bit, sign[0])),
+                _mm256_or_ps(_mm256_andnot_ps(bit, a[1]), _mm256_and_ps(bit, sign[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn lt(self, a: F32, b: F32) -> [__m256; 2] {
+        unsafe { [_mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0]), _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn is_nan(self, a: F32) -> [__m256; 2] {
+        unsafe { [_mm256_cmp_ps::<_CMP_UNORD_Q>(a[0], a[0]), _mm256_cmp_ps::<_CMP_UNORD_Q>(a[1], a[1])] }
+    }
+
+    #[inline(always)]
+    fn lanes(self, from: usize, to: usize) -> [__m256; 2] {
+        unsafe { [_mm256_castsi256_ps(half_mask(from, to, 0)), _mm256_castsi256_ps(half_mask(from, to, 8))] }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: [__m256; 2], a: F32, b: F32) -> F32 {
+        unsafe { [_mm256_blendv_ps(b[0], a[0], mask[0]), _mm256_blendv_ps(b[1], a[1], mask[1])] }
+    }
+
+    #[inline(always)]
+    fn to_i32(self, a: F32) -> [__m256i; 2] {
+        unsafe { [_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])] }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: [__m256i; 2]) -> F32 {
+        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
+    }
+
+    #[inline(always)]
+    fn scale_by_power_of_two(self, a: F32, n: [__m256i; 2]) -> F32 {
+        unsafe {
+            let (low, high) = (_mm256_slli_epi32::<23>(n[0]), _mm256_slli_epi32::<23>(n[1]));
+            [
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a[0]), low)),
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a[1]), high)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn reduce_sum(self, a: F32) -> f32 {
+        unsafe { reduce_sum(_mm256_add_ps(a[0], a[1])) }
+    }
+
+    #[inline(always)]
+    fn reduce_max(self, a: F32) -> f32 {
+        unsafe { reduce_max(_mm256_max_ps(a[0], a[1])) }
+    }
+}

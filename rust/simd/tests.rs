@@ -1,0 +1,97 @@
+//! Every instruction set against the portable one, lane by lane.
+
+use super::*;
+
+/// What one instruction set makes of two vectors and a count.
+struct Everything {
+    a: [f32; LANES],
+    b: [f32; LANES],
+    n: usize,
+}
+
+impl Op for Everything {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let (a, b) = (s.get(&self.a), s.get(&self.b));
+        let c = s.get(&self.a[..self.n]);
+        let vectors = [
+            c,
+            s.add(a, b),
+            s.sub(a, b),
+            s.mul(a, b),
+            s.div(a, b),
+            s.fma(a, b, c),
+            s.max(a, b),
+            s.min(a, b),
+            s.abs(a),
+            s.copysign(a, b),
+            s.select(s.lt(a, b), a, b),
+            s.select(s.is_nan(a), b, a),
+            s.select(s.lanes(self.n / 2, self.n), a, b),
+        ];
+        let mut bits = Vec::new();
+        for x in vectors {
+            let mut out = [7.0; LANES];
+            s.put(&mut out[..self.n], x);
+            bits.extend(out.map(canonical));
+            s.put(&mut out, x);
+            bits.extend(out.map(canonical));
+        }
+        bits.push(canonical(s.reduce_sum(a)));
+        bits.push(canonical(s.reduce_max(a)));
+        let limit = s.splat(100.0);
+        let small = s.max(s.min(a, limit), s.splat(-100.0));
+        let n = s.to_i32(small);
+        let mut out = [0.0; LANES];
+        s.put(&mut out, s.to_f32(n));
+        bits.extend(out.map(f32::to_bits));
+        s.put(&mut out, s.scale_by_power_of_two(s.splat(1.25), n));
+        bits.extend(out.map(f32::to_bits));
+        bits
+    }
+}
+
+/// Bits, with every NaN the same.
+fn canonical(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
+
+#[test]
+fn instruction_sets_agree_on_every_operation() {
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        2.5,
+        0.5,
+        3.5,
+        -0.5,
+        1e-40,
+        -1e-45,
+        1e38,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        f32::MAX,
+        0.1,
+    ];
+    for shift in 0..LANES {
+        let a: [f32; LANES] = std::array::from_fn(|i| special[i]);
+        let b: [f32; LANES] = std::array::from_fn(|i| special[(i + shift) % LANES]);
+        for n in 0..=LANES {
+            let expected = dispatch_on(Isa(Kind::Portable), Everything { a, b, n });
+            for isa in available() {
+                assert_eq!(dispatch_on(isa, Everything { a, b, n }), expected, "{isa:?} {shift} {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_name_is_an_error() {
+    let message = Isa::from_name("sse9").unwrap_err().to_string();
+    assert!(message.contains("sse9") && message.contains("portable"), "{message}");
+}
