@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::metadata::{Cursor, Stored, Value};
 use super::tensors::{Entry, byte_len};
-use super::{DType, FileBytes, TensorInfo, Tensors, quote};
+use super::{DType, FileBytes, TensorInfo, TensorSource, Tensors, quote};
 use crate::error::{Error, Result};
+use crate::interrupt;
 
 const MAGIC: &[u8] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -34,6 +35,7 @@ impl Gguf {
         let mut cursor = Cursor::new(&path, &file);
         let (tensor_count, pair_count) = read_counts(&mut cursor)?;
         let metadata = read_metadata(&mut cursor, pair_count)?;
+        refuse_split(&path, &metadata)?;
         let alignment = alignment(&path, &metadata)?;
         let headers = read_headers(&mut cursor, tensor_count)?;
         let start = (cursor.position() as u64).next_multiple_of(alignment);
@@ -68,7 +70,6 @@ impl Gguf {
         expected: &str,
         read: impl FnOnce(&Value<'a>) -> Option<T>,
     ) -> Result<Option<T>> {
-        use super::TensorSource;
         let Some(value) = self.get(key) else { return Ok(None) };
         match read(&value) {
             Some(value) => Ok(Some(value)),
@@ -108,6 +109,7 @@ fn read_name<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str> {
 fn read_metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<BTreeMap<String, Stored>> {
     let mut metadata = BTreeMap::new();
     for i in 0..count {
+        interrupt::check()?;
         cursor.field = format!("key of metadata pair {i}");
         let key = read_name(cursor)?;
         cursor.field = quote(key);
@@ -118,6 +120,22 @@ fn read_metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<BTreeMap<Strin
         }
     }
     Ok(metadata)
+}
+
+/// One part of a model that `gguf-split` took apart holds only some of its tensors.
+fn refuse_split(path: &Path, metadata: &BTreeMap<String, Stored>) -> Result<()> {
+    const KEY: &str = "split.count";
+    let parts = metadata.get(KEY).and_then(|stored| match stored {
+        Stored::Scalar(count) => count.as_int(),
+        _ => None,
+    });
+    match parts {
+        Some(parts) if parts > 1 => {
+            let expected = "a whole file (llama-gguf-split --merge makes one)";
+            Err(Error::file(path, KEY, format!("one of {parts} parts"), expected))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn alignment(path: &Path, metadata: &BTreeMap<String, Stored>) -> Result<u64> {
@@ -141,6 +159,7 @@ struct Header {
 fn read_headers(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<Header>> {
     let mut headers = Vec::new();
     for i in 0..count {
+        interrupt::check()?;
         cursor.field = format!("name of tensor {i}");
         let name = read_name(cursor)?.to_owned();
         let field = |part: &str| format!("tensor {}{part}", quote(&name));

@@ -155,11 +155,11 @@ impl<'a> Array<'a> {
     }
 
     /// The items in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Value<'a>> + use<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let item = self.item;
         let mut cursor = Cursor::new(Path::new(""), self.bytes);
-        // The array was read once when the file was opened, so that no item fails now.
-        (0..self.len).map(move |_| read_value(&mut cursor, item, 0).unwrap_or(Value::Bool(false)))
+        // All were read once when the file was opened, so that none fails now.
+        (0..self.len).map_while(move |_| read_value(&mut cursor, item, 0).ok())
     }
 
     /// The type of the items and their bytes, for a caller that converts them all at once.

@@ -11,7 +11,6 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -50,16 +49,6 @@ pub trait TensorSource: Send + Sync {
     /// Tells the operating system that the tensor's file pages are no longer needed, so that they stop
     /// counting as this process's memory. Reading the tensor again brings them back.
     fn release_pages(&self, name: &str) -> Result<()>;
-}
-
-/// Opens a `.gguf` file, a `.safetensors` file, a `*.safetensors.index.json`, or a folder that holds
-/// `model.safetensors` or its index.
-pub fn open(path: &Path) -> Result<Arc<dyn TensorSource>> {
-    if path.extension().is_some_and(|extension| extension == "gguf") {
-        let gguf = Gguf::open(path)?;
-        return Ok(gguf.tensors().clone());
-    }
-    Ok(Arc::new(safetensors::open(path)?.tensors))
 }
 
 /// Where the first NaN or infinity stands.

@@ -318,6 +318,12 @@ LIES = {
         "a string",
         "a power of two",
     ),
+    "one part of several": (
+        build((pair("split.count", U16, b"\3\0"),)),
+        "split.count",
+        "one of 3 parts",
+        "a whole file",
+    ),
     "tensor name not UTF-8": (
         build((), (tensor(b"\x80", [1]),)),
         "name of tensor 0",
