@@ -10,11 +10,11 @@ use std::cmp::Ordering;
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, Result};
+use crate::kernels::log_softmax;
 use crate::search::hypothesis::{Ends, FinishReason, Hypothesis, Output};
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::select::{self, top_k};
 use crate::search::session::{Pass, Strategy};
-use crate::search::softmax::log_softmax;
 use crate::search::step::{SeqId, regrow};
 
 /// Stands for -∞ where scores are still added and compared: the score of a place that no sequence
@@ -174,11 +174,9 @@ impl Group {
         scratch: &mut Vec<f32>,
     ) -> Result<Vec<(usize, u32)>> {
         let last_row = (logits.len() / width).saturating_sub(1);
-        scratch.clear();
         scratch.resize(logits.len(), 0.0);
-        let rows = logits.chunks_exact(width).zip(scratch.chunks_exact_mut(width));
-        for ((logits, scores), beam) in rows.zip(&mut self.running) {
-            log_softmax(logits, scores);
+        log_softmax(logits, width, scratch);
+        for (scores, beam) in scratch.chunks_exact_mut(width).zip(&mut self.running) {
             beam.hypothesis.process(scores)?;
             for (&token, &count) in used {
                 scores[token as usize] -= rules.diversity_penalty * count as f32;

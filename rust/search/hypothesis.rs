@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::kernels::log_sum_exp;
 use crate::search::processors::Processor;
 use crate::search::select::{self, top_k_of};
-use crate::search::softmax::log_sum_exp;
 use crate::search::text::Text;
 
 /// Why a sequence ended.

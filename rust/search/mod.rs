@@ -13,7 +13,6 @@ mod random;
 mod sample;
 mod select;
 pub mod session;
-mod softmax;
 pub mod step;
 pub mod text;
 mod warpers;

@@ -12,6 +12,7 @@ use crate::search::processors::{self, Processor};
 use crate::search::sample::Samples;
 use crate::search::step::{SeqId, Step, Wanted, Work};
 use crate::search::text::{Text, TextDecoder};
+use crate::simd::mxcsr;
 
 /// Rows of a pass: more would not make a row cheaper, and would make a caller wait longer.
 const PASS_ROWS: usize = 512;
@@ -181,6 +182,7 @@ impl Session {
     /// Errors: the model's, those of processors and criteria, Ctrl-C, and logits that no token can
     /// be chosen from.
     pub fn step(&mut self, step: &mut dyn Step) -> Result<Vec<Piece>> {
+        let _float_state = mxcsr::Default::enter();
         let outcome = self.pass(step);
         if outcome.is_err() {
             self.close(step);

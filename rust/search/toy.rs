@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::kernels::log_softmax;
 use crate::search::hypothesis::{FinishReason, Output, StoppingCriterion};
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::random::Philox;
 use crate::search::session::{Piece, Request, Session};
-use crate::search::softmax::log_softmax;
 use crate::search::step::{SeqId, Step, Wanted, Work};
 use crate::search::text::tests::Table;
 
@@ -127,7 +127,7 @@ fn log_probability(toy: &Toy, prompt: &[u32], continuation: &[u32]) -> f32 {
     for &token in continuation {
         let logits = toy.logits(&ids);
         let mut scores = vec![0.0; logits.len()];
-        log_softmax(&logits, &mut scores);
+        log_softmax(&logits, logits.len(), &mut scores);
         sum += scores[token as usize];
         ids.push(token);
     }

@@ -1,8 +1,8 @@
 //! Sampling: which tokens remain possible, and the draw among them.
 
+use crate::kernels::softmax;
 use crate::search::options::Options;
 use crate::search::select::{Flaw, argmax, top_k_of};
-use crate::search::softmax::softmax;
 
 /// The sampling options of one request, applied in Transformers' order: temperature, then top_k,
 /// top_p, min_p and typical_p, each renormalised over what the ones before it left.
@@ -36,8 +36,8 @@ impl Survivors {
     }
 
     fn renormalise(&mut self) {
-        self.probabilities.resize(self.scores.len(), 0.0);
-        softmax(&self.scores, &mut self.probabilities);
+        self.probabilities.clone_from(&self.scores);
+        softmax(&mut self.probabilities, self.scores.len());
     }
 
     fn keep(&mut self, keep: &[bool]) {
