@@ -1,8 +1,10 @@
+from collections.abc import Iterable, Sequence
 from os import PathLike
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self, disjoint_base
 
 __all__ = [
     "Gguf",
@@ -37,3 +39,83 @@ class Gguf:
     def names(self) -> list[str]: ...
     def info(self, name: str) -> tuple[tuple[int, ...], str]: ...
     def read(self, name: str) -> NDArray[np.float32]: ...
+
+@disjoint_base
+class Tokenizer:
+    def __new__(cls, path: str | PathLike[str]) -> Self: ...
+    @overload
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+        with_offsets: Literal[False] = False,
+    ) -> list[int]: ...
+    @overload
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+        with_offsets: Literal[True],
+    ) -> tuple[list[int], list[tuple[int, int]]]: ...
+    def encode_array(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+    ) -> NDArray[np.uint32]: ...
+    def encode_batch(
+        self,
+        texts: Sequence[str | bytes],
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+    ) -> list[NDArray[np.uint32]]: ...
+    def encode_spans(
+        self, spans: Sequence[tuple[str, bool]], *, add_special_tokens: bool = False
+    ) -> list[int]: ...
+    def count(
+        self,
+        text: str | bytes,
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+    ) -> int: ...
+    def decode(
+        self, ids: int | Sequence[int] | NDArray[np.integer[Any]], skip_special_tokens: bool = False
+    ) -> str: ...
+    def decode_bytes(
+        self, ids: int | Sequence[int] | NDArray[np.integer[Any]], skip_special_tokens: bool = False
+    ) -> bytes: ...
+    def stream_decoder(
+        self, *, skip_special_tokens: bool = False, continuing: bool = False
+    ) -> StreamDecoder: ...
+    def token_to_id(self, token: str) -> int | None: ...
+    def id_to_token(self, id: int) -> str | None: ...
+    def token_bytes(self, id: int) -> bytes: ...
+    def __len__(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def bos_token_id(self) -> int | None: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+    @property
+    def eos_token_ids(self) -> list[int]: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+    @property
+    def unk_token_id(self) -> int | None: ...
+    @property
+    def special_ids(self) -> list[int]: ...
+    @property
+    def embedded_chat_template(self) -> str | None: ...
+
+@final
+class StreamDecoder:
+    def push(self, id: int) -> str: ...
+    def finish(self) -> str: ...

@@ -4,11 +4,13 @@ use pyo3::prelude::*;
 
 pub mod formats;
 pub mod ops;
+pub mod tokenizer;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     formats::register(module)?;
     ops::register(module)?;
+    tokenizer::register(module)?;
     Ok(())
 }

@@ -1,0 +1,326 @@
+//! Hand-written scanners for the pre-tokenisation patterns of well-known models.
+//!
+//! Each scanner takes a text and a position and returns the end of the piece that its regular
+//! expression would match there. These patterns match at every position, so a text falls wholly into
+//! pieces. Every scanner looks at a character a bounded number of times.
+
+use super::classes::{Classes, LETTER, LOWER, NEWLINE, NUMBER, SPACE, UPPER, classes};
+
+/// A pattern with a scanner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scanner {
+    /// GPT-2: words with the space before them, numbers of any length.
+    Gpt2,
+    /// cl100k, Llama 3, Qwen2: words with one sign before them, contractions in either case.
+    Words(Words),
+    /// o200k, Tekken: as `Words`, and a capital letter begins a new piece.
+    Cased(Cased),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The longest piece of digits.
+    pub digits: usize,
+    /// Whether white space that ends the text is one piece even if it holds line breaks.
+    pub whole_tail: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cased {
+    /// The longest piece of digits.
+    pub digits: usize,
+    /// Whether a contraction belongs to the word before it.
+    pub contractions: bool,
+}
+
+pub const CL100K: Scanner = Scanner::Words(Words { digits: 3, whole_tail: true });
+pub const LLAMA3: Scanner = Scanner::Words(Words { digits: 3, whole_tail: false });
+pub const QWEN2: Scanner = Scanner::Words(Words { digits: 1, whole_tail: false });
+pub const O200K: Scanner = Scanner::Cased(Cased { digits: 3, contractions: true });
+pub const TEKKEN: Scanner = Scanner::Cased(Cased { digits: 1, contractions: false });
+
+/// Every way in which a scanner's pattern is written in the files of the models, with the scanner.
+pub const PATTERNS: [(&str, Scanner); 9] = [
+    (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", Scanner::Gpt2),
+    (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s", Scanner::Gpt2),
+    (
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+        CL100K,
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        LLAMA3,
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        QWEN2,
+    ),
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        O200K,
+    ),
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        TEKKEN,
+    ),
+    (
+        r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        LLAMA3,
+    ),
+    (
+        r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        QWEN2,
+    ),
+];
+
+impl Scanner {
+    /// The end of the piece that starts at `start`, which is a character boundary before the end of
+    /// the text.
+    #[inline]
+    pub fn end(self, text: &str, start: usize) -> usize {
+        let cursor = Cursor { text, classes: classes() };
+        match self {
+            Scanner::Gpt2 => cursor.gpt2(start),
+            Scanner::Words(options) => cursor.words(start, options),
+            Scanner::Cased(options) => cursor.cased(start, options),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Cursor<'a> {
+    text: &'a str,
+    classes: &'static Classes,
+}
+
+/// A character met in the text: itself, its class flags, and where the next one starts.
+#[derive(Clone, Copy)]
+struct Met {
+    c: char,
+    flags: u8,
+    next: usize,
+}
+
+impl Met {
+    fn is(self, class: u8) -> bool {
+        self.flags & class != 0
+    }
+
+    /// `[^\s\p{L}\p{N}]`
+    fn is_sign(self) -> bool {
+        self.flags & (SPACE | LETTER | NUMBER) == 0
+    }
+
+    /// `[^\r\n\p{L}\p{N}]`
+    fn may_lead_a_word(self) -> bool {
+        self.flags & (NEWLINE | LETTER | NUMBER) == 0
+    }
+}
+
+impl Cursor<'_> {
+    /// The character at a byte position; `None` at the end of the text.
+    #[inline]
+    fn at(self, position: usize) -> Option<Met> {
+        let c = self.text[position..].chars().next()?;
+        Some(Met { c, flags: self.classes.of(c), next: position + c.len_utf8() })
+    }
+
+    /// The end of the longest run of characters that satisfy `belongs`.
+    #[inline]
+    fn run(self, mut position: usize, belongs: impl Fn(Met) -> bool) -> usize {
+        while let Some(met) = self.at(position).filter(|&met| belongs(met)) {
+            position = met.next;
+        }
+        position
+    }
+
+    fn gpt2(self, start: usize) -> usize {
+        let Some(first) = self.at(start) else { return start };
+        if first.c == '\''
+            && let Some(end) = self.contraction(start, false)
+        {
+            return end;
+        }
+        // ` ?` before a word, a number, or signs.
+        let head = match first.c {
+            ' ' => self.at(first.next).filter(|met| !met.is(SPACE)),
+            _ => Some(first).filter(|met| !met.is(SPACE)),
+        };
+        match head {
+            Some(head) if head.is(LETTER) => self.run(head.next, |met| met.is(LETTER)),
+            Some(head) if head.is(NUMBER) => self.run(head.next, |met| met.is(NUMBER)),
+            Some(head) => self.run(head.next, Met::is_sign),
+            None => self.white(start, self.run(start, |met| met.is(SPACE))),
+        }
+    }
+
+    fn words(self, start: usize, options: Words) -> usize {
+        let Some(first) = self.at(start) else { return start };
+        if first.c == '\''
+            && let Some(end) = self.contraction(start, true)
+        {
+            return end;
+        }
+        let head = match self.at(first.next) {
+            Some(second) if first.may_lead_a_word() && second.is(LETTER) => second,
+            _ => first,
+        };
+        if head.is(LETTER) {
+            return self.run(head.next, |met| met.is(LETTER));
+        }
+        if first.is(NUMBER) {
+            return self.number(first, options.digits);
+        }
+        match self.signs(first) {
+            Some(end) => self.run(end, |met| met.is(NEWLINE)),
+            None => self.white_or_lines(start, options.whole_tail),
+        }
+    }
+
+    fn cased(self, start: usize, options: Cased) -> usize {
+        let Some(first) = self.at(start) else { return start };
+        let after_lead = first.may_lead_a_word().then_some(first.next);
+        let word = after_lead
+            .and_then(|position| self.word_with_small_end(position))
+            .or_else(|| self.word_with_small_end(start))
+            .or_else(|| after_lead.and_then(|position| self.word_with_capitals(position)))
+            .or_else(|| self.word_with_capitals(start));
+        if let Some(end) = word {
+            let contraction = options.contractions.then(|| self.contraction(end, true)).flatten();
+            return contraction.unwrap_or(end);
+        }
+        if first.is(NUMBER) {
+            return self.number(first, options.digits);
+        }
+        match self.signs(first) {
+            Some(end) => self.run(end, |met| met.is(NEWLINE) || met.c == '/'),
+            None => self.white_or_lines(start, false),
+        }
+    }
+
+    /// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+`
+    fn word_with_small_end(self, start: usize) -> Option<usize> {
+        let mut position = start;
+        // The first part is greedy; where no small letter follows it, the second part begins at the
+        // last character that belongs to both.
+        let mut last_of_both = None;
+        while let Some(met) = self.at(position).filter(|met| met.is(UPPER)) {
+            position = met.next;
+            if met.is(LOWER) {
+                last_of_both = Some(position);
+            }
+        }
+        let end = self.run(position, |met| met.is(LOWER));
+        if end > position { Some(end) } else { last_of_both }
+    }
+
+    /// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*`, where the other word did not match.
+    fn word_with_capitals(self, start: usize) -> Option<usize> {
+        let end = self.run(start, |met| met.is(UPPER));
+        (end > start).then(|| self.run(end, |met| met.is(LOWER)))
+    }
+
+    /// `\p{N}{1,most}`, whose first character is `first`.
+    fn number(self, first: Met, most: usize) -> usize {
+        let mut end = first.next;
+        for _ in 1..most {
+            match self.at(end).filter(|met| met.is(NUMBER)) {
+                Some(met) => end = met.next,
+                None => break,
+            }
+        }
+        end
+    }
+
+    /// ` ?[^\s\p{L}\p{N}]+`
+    fn signs(self, first: Met) -> Option<usize> {
+        let head = if first.c == ' ' { self.at(first.next)? } else { first };
+        head.is_sign().then(|| self.run(head.next, Met::is_sign))
+    }
+
+    /// `\s*[\r\n]+|\s+(?!\S)|\s+`, after `\s+$` if the tail is whole.
+    fn white_or_lines(self, start: usize, whole_tail: bool) -> usize {
+        let mut end = start;
+        let mut after_newline = None;
+        while let Some(met) = self.at(end).filter(|met| met.is(SPACE)) {
+            end = met.next;
+            if met.is(NEWLINE) {
+                after_newline = Some(end);
+            }
+        }
+        match after_newline {
+            Some(_) if whole_tail && end == self.text.len() => end,
+            Some(after_newline) => after_newline,
+            None => self.white(start, end),
+        }
+    }
+
+    /// `\s+(?!\S)|\s+` over the white space `start..end`: what follows keeps one character of it.
+    fn white(self, start: usize, end: usize) -> usize {
+        if end == self.text.len() {
+            return end;
+        }
+        match self.text[start..end].char_indices().next_back() {
+            Some((last, _)) if last > 0 => start + last,
+            _ => end,
+        }
+    }
+
+    /// `'s|'t|'re|'ve|'m|'ll|'d`, in small letters only or, `(?i)`, in either case.
+    fn contraction(self, start: usize, either_case: bool) -> Option<usize> {
+        let rest = self.text[start..].strip_prefix('\'')?;
+        let mut letters = rest.chars();
+        // Case-insensitively, the long s is an s.
+        let mut fold = || match letters.next() {
+            Some('ſ') if either_case => Some('s'),
+            Some(c) if either_case => Some(c.to_ascii_lowercase()),
+            other => other,
+        };
+        let first = fold()?;
+        let width = match (first, fold()) {
+            ('s' | 't' | 'm' | 'd', _) => 1,
+            ('r', Some('e')) | ('v', Some('e')) | ('l', Some('l')) => 2,
+            _ => return None,
+        };
+        let bytes: usize = rest.chars().take(width).map(char::len_utf8).sum();
+        Some(start + 1 + bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Characters of every class that a pattern tells apart, and the letters of the contractions.
+    const ALPHABET: &str =
+        "  \t\n\r\u{a0}\u{2003}\u{85}sStTrReEvVmMlLdDſ''aZéÉ漢ǅʰªا\u{301}\u{20dd}09٣Ⅷ½!/_-€🙂\0";
+
+    #[test]
+    fn scanners_equal_their_regular_expressions() {
+        let alphabet: Vec<char> = ALPHABET.chars().collect();
+        let mut state = 7u64;
+        let mut random = move |bound: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % bound
+        };
+        for (pattern, scanner) in PATTERNS {
+            // The patterns of llama.cpp spell the contractions out and so leave out the long s.
+            let spelt_out = pattern.starts_with("(?:'[sS]");
+            let regex = fancy_regex::Regex::new(pattern).unwrap();
+            for _ in 0..4000 {
+                let length = random(24);
+                let text: String = (0..length)
+                    .map(|_| alphabet[random(alphabet.len())])
+                    .filter(|&c| !(spelt_out && c == 'ſ'))
+                    .collect();
+                let mut start = 0;
+                while start < text.len() {
+                    let expected = regex.find_from_pos(&text, start).unwrap().unwrap();
+                    assert_eq!(expected.start(), start, "{pattern} on {text:?}");
+                    assert_eq!(scanner.end(&text, start), expected.end(), "{pattern} at {start} of {text:?}");
+                    start = expected.end();
+                }
+            }
+        }
+    }
+}

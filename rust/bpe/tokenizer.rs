@@ -1,0 +1,377 @@
+//! The tokenizer: added tokens, normalisation, pre-tokenisation, a model, and what is put around the
+//! result.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use super::cache::{self, Cache};
+use super::decode::Decoder;
+use super::encode::Model;
+use super::merges::Scratch;
+use super::normalize::{Normalizer, Text};
+use super::pretokenize::{Split, each_piece};
+use super::special::{AddedToken, Allowed, Part, Pass};
+use super::vocab::Vocab;
+use crate::error::{Error, Result};
+use crate::interrupt;
+
+/// The tokens that a model's files give a role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// End a text or a turn; the first is *the* end token.
+    pub eos: Vec<u32>,
+    pub unk: Option<u32>,
+    pub pad: Option<u32>,
+}
+
+/// What is done with the tokens of a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostProcessor {
+    /// Ids before every text, if special tokens are asked for.
+    pub prefix: Vec<u32>,
+    /// Ids after it.
+    pub suffix: Vec<u32>,
+    /// Whether offsets leave out the white space of a token.
+    pub trim: Option<Trim>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trim {
+    /// Whether the text was given a space in front, which the first token's offsets do not count.
+    pub add_prefix_space: bool,
+}
+
+/// The parts that a file describes.
+pub struct Parts {
+    pub vocab: Vocab,
+    pub added: Vec<AddedToken>,
+    pub normalizers: Vec<Normalizer>,
+    /// Changes to the text between added tokens that the pre-tokeniser makes.
+    pub rewrites: Vec<Normalizer>,
+    pub splits: Vec<Split>,
+    pub model: Model,
+    pub post: PostProcessor,
+    pub decoder: Decoder,
+    pub roles: Roles,
+    pub chat_template: Option<String>,
+}
+
+/// A tokenizer, immutable and shared by threads.
+pub struct Tokenizer {
+    parts: Parts,
+    /// Added tokens found as they are, then those found in the normalised text.
+    raw: Pass,
+    normalized: Pass,
+    special: Vec<u32>,
+    /// Buffers and caches that calls take and give back.
+    workspaces: Mutex<Vec<Workspace>>,
+}
+
+#[derive(Default)]
+struct Workspace {
+    scratch: Scratch,
+    cache: Cache,
+}
+
+/// Pieces between two looks for Ctrl-C.
+const PIECES_BETWEEN_CHECKS: usize = 1 << 12;
+
+/// How to encode.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// Whether the ids that the tokenizer puts around a text are added.
+    pub add_special_tokens: bool,
+    pub allowed: Allowed<'a>,
+    pub offsets: bool,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options { add_special_tokens: true, allowed: Allowed::All, offsets: false }
+    }
+}
+
+/// The tokens of a text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoding {
+    pub ids: Vec<u32>,
+    /// The range of characters of the text that each id stands for, if asked for; empty for the ids
+    /// that were put around it.
+    pub offsets: Option<Vec<(usize, usize)>>,
+}
+
+impl Tokenizer {
+    /// The error is what is wrong with the added tokens.
+    pub fn new(parts: Parts) -> std::result::Result<Self, String> {
+        let (as_they_are, in_normalized): (Vec<_>, Vec<_>) =
+            parts.added.iter().cloned().partition(|token| !token.normalized);
+        let raw = Pass::new(&as_they_are)?;
+        let spelled_normalized: Vec<AddedToken> = in_normalized
+            .into_iter()
+            .map(|token| {
+                let mut text = Text::new(&token.content, 0, false);
+                text.normalize(&parts.normalizers).map_err(|error| error.to_string())?;
+                let content = text.text.into_owned();
+                Ok(AddedToken { content, ..token })
+            })
+            .collect::<std::result::Result<_, String>>()?;
+        let normalized = Pass::new(&spelled_normalized)?;
+        let mut special: Vec<u32> =
+            parts.added.iter().filter(|token| token.special).map(|token| token.id).collect();
+        special.sort_unstable();
+        special.dedup();
+        Ok(Tokenizer { parts, raw, normalized, special, workspaces: Mutex::default() })
+    }
+
+    pub fn vocab(&self) -> &Vocab {
+        &self.parts.vocab
+    }
+
+    pub fn added_tokens(&self) -> &[AddedToken] {
+        &self.parts.added
+    }
+
+    pub fn decoder(&self) -> &Decoder {
+        &self.parts.decoder
+    }
+
+    pub fn roles(&self) -> &Roles {
+        &self.parts.roles
+    }
+
+    pub fn post_processor(&self) -> &PostProcessor {
+        &self.parts.post
+    }
+
+    pub fn chat_template(&self) -> Option<&str> {
+        self.parts.chat_template.as_deref()
+    }
+
+    /// The ids of the special tokens, in order.
+    pub fn special_ids(&self) -> &[u32] {
+        &self.special
+    }
+
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.binary_search(&id).is_ok()
+    }
+
+    pub fn encode(&self, text: &str, options: &Options<'_>) -> Result<Encoding> {
+        self.encode_parts(&[text.as_bytes()], text, &[], options)
+    }
+
+    /// Encodes bytes that need not be UTF-8: an invalid sequence is a piece of its own, and with a
+    /// byte-level vocabulary that has every byte, decoding gives the bytes back.
+    pub fn encode_bytes(&self, bytes: &[u8], options: &Options<'_>) -> Result<Encoding> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.encode(text, options),
+            Err(_) if options.offsets => Err(Error::argument(
+                "with_offsets",
+                "bytes that are not UTF-8",
+                "text, whose characters offsets count",
+            )),
+            Err(_) => {
+                let chunks: Vec<&[u8]> = bytes
+                    .utf8_chunks()
+                    .flat_map(|chunk| [chunk.valid().as_bytes(), chunk.invalid()])
+                    .collect();
+                self.encode_parts(&chunks, "", &[], options)
+            }
+        }
+    }
+
+    /// Encodes texts as if they were one, in which added tokens (but white space) are found only
+    /// inside the trusted ones.
+    pub fn encode_spans(&self, spans: &[(&str, bool)], add_special_tokens: bool) -> Result<Encoding> {
+        let mut text = String::with_capacity(spans.iter().map(|(text, _)| text.len()).sum());
+        let mut untrusted: Vec<Range<usize>> = Vec::new();
+        for (span, trusted) in spans {
+            let start = text.len();
+            text.push_str(span);
+            match untrusted.last_mut() {
+                _ if *trusted || span.is_empty() => {}
+                Some(last) if last.end == start => last.end = text.len(),
+                _ => untrusted.push(start..text.len()),
+            }
+        }
+        let options = Options { add_special_tokens, ..Options::default() };
+        self.encode_parts(&[text.as_bytes()], &text, &untrusted, &options)
+    }
+
+    /// Encodes chunks, each UTF-8 or an invalid sequence. `text` is what offsets count in, and what
+    /// `untrusted` ranges over.
+    fn encode_parts(
+        &self,
+        chunks: &[&[u8]],
+        text: &str,
+        untrusted: &[Range<usize>],
+        options: &Options<'_>,
+    ) -> Result<Encoding> {
+        let workspace = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut run = Run {
+            tokenizer: self,
+            options,
+            // Normalised text is told apart into trusted and not by where it came from.
+            tracked: options.offsets || !untrusted.is_empty(),
+            workspace: workspace.unwrap_or_default(),
+            ids: Vec::new(),
+            ranges: Vec::new(),
+            pieces: 0,
+        };
+        for chunk in chunks {
+            match std::str::from_utf8(chunk) {
+                Ok(text) => run.text(text, untrusted)?,
+                Err(_) => run.piece(chunk, |range| range)?,
+            }
+        }
+        let Run { mut ids, ranges, workspace, .. } = run;
+        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+
+        let mut offsets = options.offsets.then(|| characters(text, &ranges));
+        if let (Some(offsets), Some(trim)) = (&mut offsets, self.parts.post.trim) {
+            for (i, (id, offset)) in ids.iter().zip(offsets.iter_mut()).enumerate() {
+                trim.apply(i, self.parts.vocab.token(*id).unwrap_or_default(), offset);
+            }
+        }
+        if options.add_special_tokens {
+            let PostProcessor { prefix, suffix, .. } = &self.parts.post;
+            if !prefix.is_empty() {
+                ids.splice(0..0, prefix.iter().copied());
+            }
+            ids.extend(suffix);
+            if let Some(offsets) = &mut offsets {
+                offsets.splice(0..0, prefix.iter().map(|_| (0, 0)));
+                offsets.extend(suffix.iter().map(|_| (0, 0)));
+            }
+        }
+        Ok(Encoding { ids, offsets })
+    }
+}
+
+/// One call of encode.
+struct Run<'a> {
+    tokenizer: &'a Tokenizer,
+    options: &'a Options<'a>,
+    tracked: bool,
+    workspace: Workspace,
+    ids: Vec<u32>,
+    /// The bytes of the caller's text that each id stands for, if offsets are wanted.
+    ranges: Vec<Range<usize>>,
+    pieces: usize,
+}
+
+impl Run<'_> {
+    fn text(&mut self, text: &str, untrusted: &[Range<usize>]) -> Result<()> {
+        let parts = self.parts(&self.tokenizer.raw, text, untrusted)?;
+        for Part { range, token } in parts {
+            match token {
+                Some(id) => self.token(id, range),
+                None => {
+                    let mut part = Text::new(&text[range.clone()], range.start, self.tracked);
+                    part.normalize(&self.tokenizer.parts.normalizers)?;
+                    self.normalized(&part, untrusted)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(&self, pass: &Pass, text: &str, untrusted: &[Range<usize>]) -> Result<Vec<Part>> {
+        pass.split(text, self.options.allowed, untrusted)
+            .map_err(|message| Error::argument("allowed_special", message, "fewer or shorter tokens"))
+    }
+
+    fn token(&mut self, id: u32, range: Range<usize>) {
+        self.ids.push(id);
+        if self.options.offsets {
+            self.ranges.push(range);
+        }
+    }
+
+    /// A text between the added tokens that were found as they are.
+    fn normalized(&mut self, text: &Text<'_>, untrusted: &[Range<usize>]) -> Result<()> {
+        let untrusted = text.places_of(untrusted);
+        for Part { range, token } in self.parts(&self.tokenizer.normalized, &text.text, &untrusted)? {
+            match token {
+                Some(id) if self.options.offsets => self.token(id, text.origin(range)),
+                Some(id) => self.token(id, 0..0),
+                None => {
+                    let mut part = text.slice(range);
+                    part.normalize(&self.tokenizer.parts.rewrites)?;
+                    each_piece(&self.tokenizer.parts.splits, &part.text, &mut |piece| {
+                        let start = piece.start;
+                        self.piece(part.text[piece].as_bytes(), |range| {
+                            part.origin(start + range.start..start + range.end)
+                        })
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A piece to merge; `origin` says what of the caller's text a range of its bytes stands for.
+    #[inline]
+    fn piece(&mut self, piece: &[u8], origin: impl Fn(Range<usize>) -> Range<usize>) -> Result<()> {
+        self.pieces += 1;
+        if self.pieces.is_multiple_of(PIECES_BETWEEN_CHECKS) {
+            interrupt::check()?;
+        }
+        let model = &self.tokenizer.parts.model;
+        let Workspace { scratch, cache } = &mut self.workspace;
+        // The cache knows ids but not how long each is.
+        let key = cache::key(piece).filter(|_| !self.options.offsets && model.has_pieces());
+        if let Some(ids) = key.and_then(|key| cache.get(key)) {
+            self.ids.extend_from_slice(ids);
+            return Ok(());
+        }
+        model.encode(piece, scratch)?;
+        self.ids.extend(scratch.symbols.iter().map(|symbol| symbol.id));
+        if let Some(key) = key {
+            cache.put(key, &scratch.symbols);
+        }
+        if self.options.offsets {
+            let mut start = 0;
+            for symbol in &scratch.symbols {
+                let end = start + symbol.len as usize;
+                self.ranges.push(origin(start..end));
+                start = end;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Ranges of bytes of a text as ranges of characters.
+fn characters(text: &str, ranges: &[Range<usize>]) -> Vec<(usize, usize)> {
+    if text.is_ascii() {
+        return ranges.iter().map(|range| (range.start, range.end)).collect();
+    }
+    // The number of characters that start before each byte.
+    let mut before = Vec::with_capacity(text.len() + 1);
+    let mut count = 0;
+    for byte in text.bytes() {
+        before.push(count);
+        count += usize::from(byte & 0xC0 != 0x80);
+    }
+    before.push(count);
+    ranges.iter().map(|range| (before[range.start], before[range.end])).collect()
+}
+
+impl Trim {
+    /// Takes the spaces of the `i`th token from its offsets (`ByteLevel`'s `trim_offsets`).
+    fn apply(self, i: usize, token: &str, offsets: &mut (usize, usize)) {
+        let space = |c: &char| *c == 'Ġ' || c.is_whitespace();
+        let mut leading = token.chars().take_while(space).count();
+        let trailing = token.chars().rev().take_while(space).count();
+        if leading == 1 && self.add_prefix_space && (i == 0 || offsets.0 == 0) {
+            leading = 0;
+        }
+        offsets.0 = (offsets.0 + leading).min(offsets.1);
+        if offsets.1 >= trailing {
+            offsets.1 = (offsets.1 - trailing).max(offsets.0);
+        }
+    }
+}

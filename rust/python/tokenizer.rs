@@ -1,0 +1,406 @@
+//! The tokenizer for Python: `Tokenizer`, `StreamDecoder`.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString};
+
+use crate::bpe::{Allowed, Encoding, Options, StreamDecoder, Tokenizer};
+use crate::error::{Error, Result};
+use crate::threads;
+
+/// Byte-pair encoding, byte-level or SentencePiece's. Immutable; threads may share it.
+#[pyclass(name = "Tokenizer", module = "llmcore._core", frozen, subclass)]
+pub struct PyTokenizer {
+    pub tokenizer: Arc<Tokenizer>,
+}
+
+/// `allowed_special` as Python gives it.
+enum AllowedSpecial {
+    Word(String),
+    Tokens(Vec<String>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for AllowedSpecial {
+    type Error = PyErr;
+
+    fn extract(allowed: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(word) = allowed.extract::<String>() {
+            return Ok(AllowedSpecial::Word(word));
+        }
+        let tokens = allowed.try_iter()?.map(|token| token?.extract::<String>().map_err(Into::into));
+        Ok(AllowedSpecial::Tokens(tokens.collect::<PyResult<_>>()?))
+    }
+}
+
+impl AllowedSpecial {
+    fn allowed(&self) -> Result<Allowed<'_>> {
+        match self {
+            AllowedSpecial::Word(word) if word == "all" => Ok(Allowed::All),
+            AllowedSpecial::Word(word) if word == "none" => Ok(Allowed::None),
+            AllowedSpecial::Word(word) => Err(Error::argument(
+                "allowed_special",
+                format!("{word:?}"),
+                "\"all\", \"none\", or a list of tokens",
+            )),
+            AllowedSpecial::Tokens(tokens) => Ok(Allowed::Only(tokens)),
+        }
+    }
+}
+
+/// A text as Python gives it: `bytes` as they are, a `str` as UTF-8.
+enum Input<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Text(Bound<'py, PyString>),
+}
+
+impl<'py> Input<'py> {
+    /// A `str` with surrogates is read as UTF-16: pairs are characters, a lone one is U+FFFD.
+    fn new(text: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = text.cast::<PyBytes>() {
+            return Ok(Input::Bytes(bytes.clone()));
+        }
+        let Ok(string) = text.cast::<PyString>() else {
+            let found = text.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("text: found {found}, expected str or bytes")));
+        };
+        if string.to_str().is_ok() {
+            return Ok(Input::Text(string.clone()));
+        }
+        let utf16 = string.call_method1("encode", ("utf-16", "surrogatepass"))?;
+        let mended = utf16.call_method1("decode", ("utf-16", "replace"))?;
+        Ok(Input::Text(mended.cast_into::<PyString>()?))
+    }
+
+    fn view(&self) -> PyResult<View<'_>> {
+        Ok(match self {
+            Input::Bytes(bytes) => View::Bytes(bytes.as_bytes()),
+            Input::Text(text) => View::Text(text.to_str()?),
+        })
+    }
+}
+
+/// What an `Input` holds, for use without the interpreter.
+#[derive(Clone, Copy)]
+enum View<'a> {
+    Bytes(&'a [u8]),
+    Text(&'a str),
+}
+
+impl View<'_> {
+    fn encode(self, tokenizer: &Tokenizer, options: &Options<'_>) -> Result<Encoding> {
+        match self {
+            View::Bytes(bytes) => tokenizer.encode_bytes(bytes, options),
+            View::Text(text) => tokenizer.encode(text, options),
+        }
+    }
+
+    fn len(self) -> usize {
+        match self {
+            View::Bytes(bytes) => bytes.len(),
+            View::Text(text) => text.len(),
+        }
+    }
+}
+
+/// Token ids as Python gives them: one, a list, or a NumPy array of integers.
+struct Ids(Vec<u32>);
+
+impl<'py> FromPyObject<'_, 'py> for Ids {
+    type Error = PyErr;
+
+    fn extract(ids: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(array) = ids.extract::<PyReadonlyArray1<'py, u32>>() {
+            return Ok(Ids(array.as_array().to_vec()));
+        }
+        let wide: Vec<i64> = if let Ok(array) = ids.extract::<PyReadonlyArray1<'py, i64>>() {
+            array.as_array().to_vec()
+        } else if let Ok(list) = ids.extract::<Vec<u32>>() {
+            return Ok(Ids(list));
+        } else if let Ok(id) = ids.extract::<i64>() {
+            vec![id]
+        } else {
+            ids.extract().map_err(|_| {
+                Error::argument("ids", describe(&ids), "an id, a list or a one-dimensional array of ids")
+            })?
+        };
+        let narrow =
+            |id: i64| u32::try_from(id).map_err(|_| Error::argument("ids", id, "ids from 0 to 2³² − 1"));
+        Ok(Ids(wide.into_iter().map(narrow).collect::<Result<_>>()?))
+    }
+}
+
+fn describe(object: &Bound<'_, PyAny>) -> String {
+    object.get_type().name().map_or_else(|_| "an object".into(), |name| name.to_string())
+}
+
+/// Texts of one chunk of a batch add up to this many bytes, or are one text.
+const CHUNK_BYTES: usize = 1 << 16;
+
+#[pymethods]
+impl PyTokenizer {
+    /// Reads the tokenizer of a `.gguf` file.
+    #[new]
+    #[pyo3(signature = (path))]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let tokenizer = py.detach(|| Tokenizer::from_gguf_file(&path))?;
+        Ok(PyTokenizer { tokenizer: Arc::new(tokenizer) })
+    }
+
+    /// The ids of a text.
+    ///
+    /// `add_special_tokens` adds what the tokenizer puts around a text. `allowed_special` says which
+    /// added tokens the text may hold: "all", "none", or a list of them; the others are encoded as
+    /// ordinary text (tokens of white space only are always found). `with_offsets` also gives, for each
+    /// id, the range of characters of `text` that it stands for.
+    ///
+    /// `text` is a `str` or UTF-8 `bytes`; invalid sequences of bytes become tokens of their own.
+    #[pyo3(signature = (text, *, add_special_tokens=true, allowed_special=None, with_offsets=false))]
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+        add_special_tokens: bool,
+        allowed_special: Option<AllowedSpecial>,
+        with_offsets: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let encoding = self.run(py, text, add_special_tokens, allowed_special, with_offsets)?;
+        let ids = PyList::new(py, encoding.ids)?;
+        match encoding.offsets {
+            Some(offsets) => Ok((ids, offsets).into_pyobject(py)?.into_any()),
+            None => Ok(ids.into_any()),
+        }
+    }
+
+    /// `encode`, as an array of uint32.
+    #[pyo3(signature = (text, *, add_special_tokens=true, allowed_special=None))]
+    fn encode_array<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyAny>,
+        add_special_tokens: bool,
+        allowed_special: Option<AllowedSpecial>,
+    ) -> PyResult<Bound<'py, PyArray1<u32>>> {
+        let encoding = self.run(py, text, add_special_tokens, allowed_special, false)?;
+        Ok(PyArray1::from_vec(py, encoding.ids))
+    }
+
+    /// How many ids `encode` gives.
+    #[pyo3(signature = (text, *, add_special_tokens=true, allowed_special=None))]
+    fn count(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+        add_special_tokens: bool,
+        allowed_special: Option<AllowedSpecial>,
+    ) -> PyResult<usize> {
+        Ok(self.run(py, text, add_special_tokens, allowed_special, false)?.ids.len())
+    }
+
+    /// `encode_array` of each text, on all threads.
+    #[pyo3(signature = (texts, *, add_special_tokens=true, allowed_special=None))]
+    fn encode_batch<'py>(
+        &self,
+        py: Python<'py>,
+        texts: Vec<Bound<'py, PyAny>>,
+        add_special_tokens: bool,
+        allowed_special: Option<AllowedSpecial>,
+    ) -> PyResult<Vec<Bound<'py, PyArray1<u32>>>> {
+        let inputs: Vec<Input<'py>> = texts.iter().map(Input::new).collect::<PyResult<_>>()?;
+        let views: Vec<View<'_>> = inputs.iter().map(Input::view).collect::<PyResult<_>>()?;
+        let allowed = allowed_special.as_ref().map_or(Ok(Allowed::All), AllowedSpecial::allowed)?;
+        let options = Options { add_special_tokens, allowed, offsets: false };
+        let rows = py.detach(|| encode_batch(&self.tokenizer, &views, &options))?;
+        Ok(rows.into_iter().map(|ids| PyArray1::from_vec(py, ids)).collect())
+    }
+
+    /// The ids of texts, `(text, trusted)`, encoded as if they were one text, in which added tokens are
+    /// found only inside the trusted ones (tokens of white space only are found everywhere): what a
+    /// template writes may steer the model, what a user writes may not.
+    #[pyo3(signature = (spans, *, add_special_tokens=false))]
+    fn encode_spans(
+        &self,
+        py: Python<'_>,
+        spans: Vec<(Bound<'_, PyString>, bool)>,
+        add_special_tokens: bool,
+    ) -> PyResult<Vec<u32>> {
+        let inputs: Vec<(Input<'_>, bool)> = spans
+            .iter()
+            .map(|(text, trusted)| Ok((Input::new(text.as_any())?, *trusted)))
+            .collect::<PyResult<_>>()?;
+        let mut texts: Vec<(&str, bool)> = Vec::with_capacity(inputs.len());
+        for (input, trusted) in &inputs {
+            if let View::Text(text) = input.view()? {
+                texts.push((text, *trusted));
+            }
+        }
+        Ok(py.detach(|| self.tokenizer.encode_spans(&texts, add_special_tokens))?.ids)
+    }
+
+    /// The text of ids (one, a list or an array). Bytes that are not UTF-8 become U+FFFD, ids without
+    /// a token nothing.
+    #[pyo3(signature = (ids, skip_special_tokens=false))]
+    fn decode(&self, py: Python<'_>, ids: Ids, skip_special_tokens: bool) -> String {
+        py.detach(|| self.tokenizer.decode(&ids.0, skip_special_tokens))
+    }
+
+    /// The bytes of ids.
+    #[pyo3(signature = (ids, skip_special_tokens=false))]
+    fn decode_bytes<'py>(&self, py: Python<'py>, ids: Ids, skip_special_tokens: bool) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| self.tokenizer.decode_bytes(&ids.0, skip_special_tokens)))
+    }
+
+    /// Decodes ids one at a time. `continuing`: what is decoded follows other text, so that a
+    /// leading space stays.
+    #[pyo3(signature = (*, skip_special_tokens=false, continuing=false))]
+    fn stream_decoder(&self, skip_special_tokens: bool, continuing: bool) -> PyStreamDecoder {
+        let new = if continuing { StreamDecoder::continuing } else { StreamDecoder::new };
+        PyStreamDecoder { decoder: new(self.tokenizer.clone(), skip_special_tokens) }
+    }
+
+    /// The id of a token as the vocabulary spells it, or None.
+    fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.vocab().id(token)
+    }
+
+    /// The token of an id as the vocabulary spells it, or None.
+    fn id_to_token(&self, id: u32) -> Option<&str> {
+        self.tokenizer.vocab().token(id)
+    }
+
+    /// The bytes that one id stands for. Raises ValueError for an id without a token.
+    fn token_bytes<'py>(&self, py: Python<'py>, id: u32) -> PyResult<Bound<'py, PyBytes>> {
+        match self.tokenizer.vocab().token(id) {
+            Some(_) => Ok(PyBytes::new(py, self.tokenizer.decoder().bytes(id))),
+            None => {
+                let expected = format!("an id of a token, below {}", self.tokenizer.vocab().len());
+                Err(Error::argument("id", id, expected).into())
+            }
+        }
+    }
+
+    /// One more than the highest id, added tokens included.
+    #[getter]
+    fn vocab_size(&self) -> usize {
+        self.tokenizer.vocab().len()
+    }
+
+    fn __len__(&self) -> usize {
+        self.tokenizer.vocab().len()
+    }
+
+    /// The token that begins a text, or None.
+    #[getter]
+    fn bos_token_id(&self) -> Option<u32> {
+        self.tokenizer.roles().bos
+    }
+
+    /// The token that ends a text, or None.
+    #[getter]
+    fn eos_token_id(&self) -> Option<u32> {
+        self.tokenizer.roles().eos.first().copied()
+    }
+
+    /// The tokens that end a text or a turn.
+    #[getter]
+    fn eos_token_ids(&self) -> Vec<u32> {
+        self.tokenizer.roles().eos.clone()
+    }
+
+    /// The token that fills a batch up, or None.
+    #[getter]
+    fn pad_token_id(&self) -> Option<u32> {
+        self.tokenizer.roles().pad
+    }
+
+    /// The token of what has no other, or None.
+    #[getter]
+    fn unk_token_id(&self) -> Option<u32> {
+        self.tokenizer.roles().unk
+    }
+
+    /// The ids of all special tokens, in order.
+    #[getter]
+    fn special_ids(&self) -> Vec<u32> {
+        self.tokenizer.special_ids().to_vec()
+    }
+
+    /// The chat template that the tokenizer's file holds, or None.
+    #[getter]
+    fn embedded_chat_template(&self) -> Option<&str> {
+        self.tokenizer.chat_template()
+    }
+}
+
+impl PyTokenizer {
+    fn run(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyAny>,
+        add_special_tokens: bool,
+        allowed_special: Option<AllowedSpecial>,
+        offsets: bool,
+    ) -> PyResult<Encoding> {
+        let input = Input::new(text)?;
+        let view = input.view()?;
+        let allowed = allowed_special.as_ref().map_or(Ok(Allowed::All), AllowedSpecial::allowed)?;
+        let options = Options { add_special_tokens, allowed, offsets };
+        Ok(py.detach(|| view.encode(&self.tokenizer, &options))?)
+    }
+}
+
+/// The ids of each text; the texts are shared out among the threads.
+fn encode_batch(tokenizer: &Tokenizer, texts: &[View<'_>], options: &Options<'_>) -> Result<Vec<Vec<u32>>> {
+    let mut chunks: Vec<Range<usize>> = Vec::new();
+    let mut bytes = CHUNK_BYTES;
+    for (i, text) in texts.iter().enumerate() {
+        match chunks.last_mut() {
+            Some(chunk) if bytes + text.len() <= CHUNK_BYTES => chunk.end = i + 1,
+            _ => {
+                chunks.push(i..i + 1);
+                bytes = 0;
+            }
+        }
+        bytes += text.len();
+    }
+    let done: Vec<OnceLock<Result<Vec<Vec<u32>>>>> = chunks.iter().map(|_| OnceLock::new()).collect();
+    threads::for_each(chunks.len(), |i| {
+        let rows = texts[chunks[i].clone()].iter();
+        let rows = rows.map(|text| Ok(text.encode(tokenizer, options)?.ids)).collect();
+        // Each chunk is run once, so its cell is empty.
+        let _ = done[i].set(rows);
+    });
+    let mut rows = Vec::with_capacity(texts.len());
+    for chunk in done {
+        rows.extend(chunk.into_inner().unwrap_or_else(|| Ok(Vec::new()))?);
+    }
+    Ok(rows)
+}
+
+/// Decodes ids one at a time, never giving out part of a character.
+#[pyclass(name = "StreamDecoder", module = "llmcore._core")]
+pub struct PyStreamDecoder {
+    decoder: StreamDecoder,
+}
+
+#[pymethods]
+impl PyStreamDecoder {
+    /// The text that is certain once this id has come; it may be empty.
+    fn push(&mut self, id: u32) -> String {
+        self.decoder.push(id)
+    }
+
+    /// The rest, once no more ids come: U+FFFD if the last character is not whole.
+    fn finish(&mut self) -> String {
+        self.decoder.finish()
+    }
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<PyTokenizer>()?;
+    module.add_class::<PyStreamDecoder>()
+}
