@@ -9,6 +9,8 @@ from typing_extensions import Self, disjoint_base
 __all__ = [
     "Gguf",
     "SafeTensors",
+    "StreamDecoder",
+    "Tokenizer",
     "__version__",
     "available_isas",
     "isa",
