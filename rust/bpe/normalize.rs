@@ -80,8 +80,9 @@ impl<'a> Text<'a> {
             }
             Some(origins) => origins[range.start].0..origins[range.end - 1].1,
             None => {
-                let start = self.text.floor_char_boundary(range.start);
-                let end = self.text.ceil_char_boundary(range.end);
+                let boundary = |at: &usize| self.text.is_char_boundary(*at);
+                let start = (0..=range.start).rev().find(boundary).unwrap_or(0);
+                let end = (range.end..).find(boundary).unwrap_or(self.text.len());
                 self.start + start..self.start + end
             }
         }

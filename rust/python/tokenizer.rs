@@ -32,7 +32,7 @@ impl<'py> FromPyObject<'_, 'py> for AllowedSpecial {
         if let Ok(word) = allowed.extract::<String>() {
             return Ok(AllowedSpecial::Word(word));
         }
-        let tokens = allowed.try_iter()?.map(|token| token?.extract::<String>().map_err(Into::into));
+        let tokens = allowed.try_iter()?.map(|token| token?.extract::<String>());
         Ok(AllowedSpecial::Tokens(tokens.collect::<PyResult<_>>()?))
     }
 }
