@@ -73,7 +73,7 @@ class RmsNorm(Block):
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions (Su et al. 2021): pairs `(x[i], x[i + n])` of a head turn by `position · frequencies[i]`.
+    """Rotary positions (Su et al. 2021): entries `i`, `i + n` of a head turn by `position · frequencies[i]`.
 
     `n = len(frequencies)`; the first `2n` entries of a head turn and the rest stay. Turned entries are
     multiplied by `scale` (YaRN's attention factor). `llmcore.rope` computes frequencies.

@@ -31,7 +31,7 @@ def load(source: str | Path, *, dtype: str = "auto", threads: int | None = None)
     """Loads a model.
 
     Args:
-        source: A folder in the Hugging Face layout, a `.gguf` file, a hub id, or a short name; see `llmcore.hub`.
+        source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
         dtype: What weights are computed in: "auto" or "float32".
         threads: At most so many threads for each call; all of the process's processors unless given.
 
@@ -121,7 +121,7 @@ class Model:
         return self.core.sites()
 
     def logits(self, ids: Ids | Sequence[Ids]) -> Rows | list[Rows]:
-        """The logits after each token: `[len(ids), vocab_size]`, float32; for several sequences a list of them.
+        """The logits after each token, `[len(ids), vocab_size]`, float32; for several sequences a list.
 
         Raises:
             ValueError: no tokens, an id outside of the vocabulary, or more tokens than `max_positions`.

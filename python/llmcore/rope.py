@@ -33,9 +33,9 @@ def rope(
     Args:
         dim: How many entries of each head turn; even.
         theta: The base of the frequencies.
-        scaling: The `rope_parameters` of config.json: `rope_type` and what that type needs; None is "default".
+        scaling: The `rope_parameters` of config.json: `rope_type` and what that type needs.
         max_positions: `max_position_embeddings`, which YaRN takes for the original context if that is absent.
-        factors: What each plain frequency is divided by, if the checkpoint brings that along (GGUF's `rope_freqs`).
+        factors: What each plain frequency is divided by (GGUF's `rope_freqs`), if anything.
 
     Raises:
         ValueError: an unknown `rope_type`, or a parameter that is absent or out of range.

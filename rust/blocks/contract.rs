@@ -166,7 +166,7 @@ fn any_split_gives_the_same_bits() {
         assert!(whole.iter().flatten().all(|x| x.is_finite()), "{json}");
         let alone: Vec<_> = sequences
             .iter()
-            .map(|s| compiled.run(&[s.clone()], &[vec![s.len() / WIDTH]], None).remove(0))
+            .map(|s| compiled.run(std::slice::from_ref(s), &[vec![s.len() / WIDTH]], None).remove(0))
             .collect();
         assert_eq!(bits(&alone), bits(&whole), "alone: {json}");
         let chunks =

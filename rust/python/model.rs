@@ -40,6 +40,9 @@ impl PyModel {
     }
 }
 
+/// Logits of each sequence, and captured arrays by path.
+type Forwarded<'py> = (Vec<Bound<'py, PyArray2<f32>>>, Bound<'py, PyDict>);
+
 #[pymethods]
 impl PyModel {
     /// Compiles a description and loads its parameters.
@@ -107,7 +110,7 @@ impl PyModel {
         py: Python<'py>,
         sequences: Vec<PyReadonlyArray1<'py, u32>>,
         capture: Vec<String>,
-    ) -> PyResult<(Vec<Bound<'py, PyArray2<f32>>>, Bound<'py, PyDict>)> {
+    ) -> PyResult<Forwarded<'py>> {
         let sequences: Vec<Vec<u32>> =
             sequences.iter().map(|ids| ids.as_array().iter().copied().collect()).collect();
         let (logits, capture, paths) = self.run(py, |model| {

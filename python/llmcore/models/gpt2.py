@@ -70,7 +70,7 @@ def build(c: Config) -> Decoder:
 
 
 def tensors(c: Config) -> dict[str, View]:
-    """Where the parameters stand in Transformers' checkpoints, whose `Conv1D` is stored `[inputs, outputs]`."""
+    """Where the parameters stand in Transformers' checkpoints; `Conv1D` is stored `[inputs, outputs]`."""
     table = {
         "embed.weight": View("transformer.wte.weight"),
         "embed.positions": View("transformer.wpe.weight"),

@@ -1,4 +1,4 @@
-"""Llama (Touvron et al. 2023; Grattafiori et al. 2024): rotary positions, RMSNorm, gated MLP, grouped queries."""
+"""Llama (Touvron et al. 2023): rotary positions, RMSNorm before each block, a gated MLP, grouped queries."""
 
 from __future__ import annotations
 
