@@ -8,7 +8,7 @@ from the template itself, from the tokenizer's own special tokens, or from the n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, overload
+from typing import Protocol
 
 from llmcore.trust import spans, trusted
 
@@ -29,33 +29,20 @@ class ChatTokenizer(Protocol):
         """The Jinja source, or several by name, of which "default" is taken."""
 
     @property
-    def special_tokens_map(self) -> Mapping[str, str]:
-        """`bos_token`, `eos_token` and their like, as the templates call them."""
+    def bos_token_id(self) -> int | None: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+    @property
+    def pad_token_id(self) -> int | None: ...
+    @property
+    def unk_token_id(self) -> int | None: ...
+    def id_to_token(self, id: int, /) -> str | None:
+        """The text of a token."""
 
     def encode_spans(self, spans: Sequence[tuple[str, bool]]) -> list[int]:
         """The ids of the joined texts, with special tokens only in those marked True."""
 
 
-@overload
-def apply_chat_template(
-    tokenizer: ChatTokenizer,
-    messages: Sequence[Mapping[str, object]],
-    *,
-    add_generation_prompt: bool = False,
-    tokenize: Literal[True] = True,
-    chat_template: str | None = None,
-    **variables: object,
-) -> list[int]: ...
-@overload
-def apply_chat_template(
-    tokenizer: ChatTokenizer,
-    messages: Sequence[Mapping[str, object]],
-    *,
-    add_generation_prompt: bool = False,
-    tokenize: Literal[False],
-    chat_template: str | None = None,
-    **variables: object,
-) -> str: ...
 def apply_chat_template(
     tokenizer: ChatTokenizer,
     messages: Sequence[Mapping[str, object]],
@@ -83,12 +70,24 @@ def apply_chat_template(
 
     source = _source(tokenizer.chat_template, chat_template, variables.get("tools"))
     context: dict[str, object] = {"tools": None, "documents": None}
-    context |= {name: trusted(token) for name, token in tokenizer.special_tokens_map.items()}
+    context |= _special_tokens(tokenizer)
     context |= {name: _plain(value, name) for name, value in variables.items()}
     context["messages"] = _conversation(messages)
     context["add_generation_prompt"] = bool(add_generation_prompt)
     text = template.render(source, context)
     return tokenizer.encode_spans(spans(text)) if tokenize else str.__str__(text)
+
+
+def _special_tokens(tokenizer: ChatTokenizer) -> dict[str, str]:
+    """`bos_token` and its like, as templates call them: the checkpoint's own text, and so trusted."""
+    ids = {
+        "bos_token": tokenizer.bos_token_id,
+        "eos_token": tokenizer.eos_token_id,
+        "pad_token": tokenizer.pad_token_id,
+        "unk_token": tokenizer.unk_token_id,
+    }
+    tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items() if id is not None}
+    return {name: trusted(token) for name, token in tokens.items() if token is not None}
 
 
 def _source(own: str | Mapping[str, str] | None, asked: str | None, tools: object) -> str:

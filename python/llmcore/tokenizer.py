@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Literal, overload
 
 from llmcore import _core
 
@@ -31,3 +33,44 @@ class Tokenizer(_core.Tokenizer):
         what was found and what was expected, if it is not what it claims to be.
         """
         return cls(path)
+
+    @overload
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: Literal[True] = True,
+        chat_template: str | None = None,
+        **variables: object,
+    ) -> list[int]: ...
+    @overload
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: Literal[False],
+        chat_template: str | None = None,
+        **variables: object,
+    ) -> str: ...
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        chat_template: str | None = None,
+        **variables: object,
+    ) -> list[int] | str:
+        """The prompt of a conversation, as ids or as text; see :func:`llmcore.chat.apply_chat_template`."""
+        from llmcore.chat import apply_chat_template
+
+        return apply_chat_template(
+            self,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=tokenize,
+            chat_template=chat_template,
+            **variables,
+        )
