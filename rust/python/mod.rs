@@ -3,7 +3,6 @@
 use pyo3::prelude::*;
 
 pub mod formats;
-pub mod model;
 pub mod ops;
 pub mod tokenizer;
 
@@ -13,6 +12,5 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(module)?;
     ops::register(module)?;
     tokenizer::register(module)?;
-    model::register(module)?;
     Ok(())
 }
