@@ -12,9 +12,19 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "__version__",
+    "activate",
+    "attention",
+    "attention_weights",
     "available_isas",
+    "gate",
     "isa",
+    "layer_norm",
+    "log_softmax",
+    "matmul",
+    "rms_norm",
+    "rope",
     "set_isa",
+    "softmax",
     "thread_count",
 ]
 __version__: str
@@ -23,6 +33,47 @@ def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def set_isa(name: str) -> None: ...
 def thread_count() -> int: ...
+def matmul(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def softmax(x: NDArray[np.float32]) -> None: ...
+def log_softmax(x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def layer_norm(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    eps: float,
+    out: NDArray[np.float32],
+) -> None: ...
+def rms_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, out: NDArray[np.float32]
+) -> None: ...
+def activate(name: str, x: NDArray[np.float32]) -> None: ...
+def gate(name: str, gate_up: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def rope(
+    x: NDArray[np.float32],
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    positions: NDArray[np.uint32],
+) -> None: ...
+def attention(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    out: NDArray[np.float32],
+) -> None: ...
+def attention_weights(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    scores: NDArray[np.float32],
+    probs: NDArray[np.float32],
+) -> None: ...
 
 @final
 class SafeTensors:

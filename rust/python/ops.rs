@@ -1,19 +1,45 @@
-//! Kernels on NumPy arrays, and what they run on.
+//! Kernels on NumPy arrays (`llmcore.ops` checks shapes and allocates results), and what they run on.
 
+use numpy::{
+    PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray4, PyReadwriteArray1, PyReadwriteArray2,
+    PyReadwriteArray3, PyReadwriteArray4, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as UnknownName, StrDeserializer};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::interrupt;
+use crate::kernels::activation::{self, Activation};
+use crate::kernels::attention::{
+    BLOCK, Bias, Heads, Item, KvView, Queries, attend, attention_probs, write_key, write_value,
+};
+use crate::kernels::{self, gemm};
 use crate::simd::{self, Isa};
 use crate::threads;
+use crate::weights::Panels;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     simd::init()?;
     threads::init()?;
-    module.add_function(wrap_pyfunction!(isa, module)?)?;
-    module.add_function(wrap_pyfunction!(available_isas, module)?)?;
-    module.add_function(wrap_pyfunction!(set_isa, module)?)?;
-    module.add_function(wrap_pyfunction!(thread_count, module)?)?;
-    Ok(())
+    let functions = [
+        wrap_pyfunction!(isa, module)?,
+        wrap_pyfunction!(available_isas, module)?,
+        wrap_pyfunction!(set_isa, module)?,
+        wrap_pyfunction!(thread_count, module)?,
+        wrap_pyfunction!(matmul, module)?,
+        wrap_pyfunction!(softmax, module)?,
+        wrap_pyfunction!(log_softmax, module)?,
+        wrap_pyfunction!(layer_norm, module)?,
+        wrap_pyfunction!(rms_norm, module)?,
+        wrap_pyfunction!(activate, module)?,
+        wrap_pyfunction!(gate, module)?,
+        wrap_pyfunction!(rope, module)?,
+        wrap_pyfunction!(attention, module)?,
+        wrap_pyfunction!(attention_weights, module)?,
+    ];
+    functions.into_iter().try_for_each(|function| module.add_function(function))
 }
 
 /// The instruction set that kernels run on.
@@ -28,7 +54,7 @@ fn available_isas() -> Vec<&'static str> {
     simd::available().into_iter().map(Isa::name).collect()
 }
 
-/// Makes all later kernels of the process run on the named instruction set.
+/// Makes all later kernels of the process run on the named instruction set. No result changes.
 #[pyfunction]
 fn set_isa(name: &str) -> Result<()> {
     simd::set(Isa::from_name(name)?);
@@ -39,4 +65,299 @@ fn set_isa(name: &str) -> Result<()> {
 #[pyfunction]
 fn thread_count() -> usize {
     threads::size()
+}
+
+/// An error unless `holds`: what `llmcore.ops` checks before, so that a direct call cannot panic.
+fn require(holds: bool, what: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::argument("shapes", "arrays that do not fit", what)) }
+}
+
+/// out [m, n] = a [m, k] · b [k, n].
+#[pyfunction]
+fn matmul(
+    py: Python<'_>,
+    a: PyReadonlyArray2<'_, f32>,
+    b: PyReadonlyArray2<'_, f32>,
+    mut out: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    let (&[m, k], &[k_of_b, n]) = (a.shape(), b.shape()) else { unreachable!("two dimensions") };
+    require(k == k_of_b && out.shape() == [m, n], "[m, k], [k, n] and [m, n]")?;
+    let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
+    Ok(py.detach(|| {
+        interrupt::check()?;
+        let b = Panels::pack_transposed(n, k, |i, row| row.copy_from_slice(&b[i * n..][..n]))?;
+        gemm(a, m, &b, None, out);
+        Result::Ok(())
+    })?)
+}
+
+/// x [rows, width], in place.
+#[pyfunction]
+fn softmax(py: Python<'_>, mut x: PyReadwriteArray2<'_, f32>) -> PyResult<()> {
+    let width = x.shape()[1];
+    let x = x.as_slice_mut()?;
+    py.detach(|| kernels::softmax(x, width));
+    Ok(())
+}
+
+/// x, out [rows, width].
+#[pyfunction]
+fn log_softmax(
+    py: Python<'_>,
+    x: PyReadonlyArray2<'_, f32>,
+    mut out: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    require(x.shape() == out.shape(), "equal shapes")?;
+    let width = x.shape()[1];
+    let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
+    py.detach(|| kernels::log_softmax(x, width, out));
+    Ok(())
+}
+
+/// x, out [rows, width]; weight, bias [width].
+#[pyfunction]
+fn layer_norm(
+    py: Python<'_>,
+    x: PyReadonlyArray2<'_, f32>,
+    weight: PyReadonlyArray1<'_, f32>,
+    bias: Option<PyReadonlyArray1<'_, f32>>,
+    eps: f32,
+    mut out: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    let width = x.shape()[1];
+    let bias = bias.as_ref().map(|bias| bias.as_slice()).transpose()?;
+    let (x_shape, out_shape) = (x.shape(), out.shape());
+    let fits = x_shape == out_shape && weight.len() == width && bias.is_none_or(|b| b.len() == width);
+    require(fits, "[rows, width] and [width]")?;
+    let (x, weight, out) = (x.as_slice()?, weight.as_slice()?, out.as_slice_mut()?);
+    py.detach(|| kernels::layer_norm(x, width, weight, bias, eps, out));
+    Ok(())
+}
+
+/// x, out [rows, width]; weight [width].
+#[pyfunction]
+fn rms_norm(
+    py: Python<'_>,
+    x: PyReadonlyArray2<'_, f32>,
+    weight: PyReadonlyArray1<'_, f32>,
+    eps: f32,
+    mut out: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    let width = x.shape()[1];
+    require(x.shape() == out.shape() && weight.len() == width, "[rows, width] and [width]")?;
+    let (x, weight, out) = (x.as_slice()?, weight.as_slice()?, out.as_slice_mut()?);
+    py.detach(|| kernels::rms_norm(x, width, weight, eps, out));
+    Ok(())
+}
+
+/// An activation by its name in config.json.
+fn activation_named(name: &str) -> Result<Activation> {
+    let name: StrDeserializer<'_, UnknownName> = name.into_deserializer();
+    Activation::deserialize(name)
+        .map_err(|error| Error::argument("activation", error, "a name of hidden_act"))
+}
+
+/// x of any length, in place.
+#[pyfunction]
+fn activate(py: Python<'_>, name: &str, mut x: PyReadwriteArray1<'_, f32>) -> PyResult<()> {
+    let act = activation_named(name)?;
+    let x = x.as_slice_mut()?;
+    py.detach(|| activation::apply(act, x));
+    Ok(())
+}
+
+/// gate_up [rows, 2 · width], out [rows, width].
+#[pyfunction]
+fn gate(
+    py: Python<'_>,
+    name: &str,
+    gate_up: PyReadonlyArray2<'_, f32>,
+    mut out: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    let act = activation_named(name)?;
+    let (rows, width) = (out.shape()[0], out.shape()[1]);
+    require(gate_up.shape() == [rows, 2 * width], "[rows, 2 · width] and [rows, width]")?;
+    let (gate_up, out) = (gate_up.as_slice()?, out.as_slice_mut()?);
+    py.detach(|| activation::gate(act, gate_up, width, out));
+    Ok(())
+}
+
+/// x [rows, heads, head_dim], in place; cos, sin [positions, rotary_dim / 2]; positions [rows].
+#[pyfunction]
+fn rope(
+    py: Python<'_>,
+    mut x: PyReadwriteArray3<'_, f32>,
+    cos: PyReadonlyArray2<'_, f32>,
+    sin: PyReadonlyArray2<'_, f32>,
+    positions: PyReadonlyArray1<'_, u32>,
+) -> PyResult<()> {
+    let &[rows, heads, head_dim] = x.shape() else { unreachable!("three dimensions") };
+    let &[count, half] = cos.shape() else { unreachable!("two dimensions") };
+    let fits = cos.shape() == sin.shape() && 2 * half <= head_dim && positions.len() == rows;
+    require(fits, "[rows, heads, head_dim], [positions, rotary_dim / 2] and [rows]")?;
+    let (x, positions) = (x.as_slice_mut()?, positions.as_slice()?);
+    if let Some(bad) = positions.iter().find(|p| **p as usize >= count) {
+        return Err(Error::argument("positions", bad, format!("less than {count}")).into());
+    }
+    let (cos, sin) = (cos.as_slice()?, sin.as_slice()?);
+    let width = heads * head_dim;
+    py.detach(|| kernels::rope(x, width, 0, heads, head_dim, 2 * half, cos, sin, positions));
+    Ok(())
+}
+
+/// The arrays of an attention call: q [batch, rows, heads, head_dim]; k, v [batch, kv_len,
+/// kv_heads, head_dim]; bias [batch, heads, rows, kv_len].
+struct Arrays<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    bias: Option<&'a [f32]>,
+    batch: usize,
+    rows: usize,
+    kv_len: usize,
+    heads: Heads,
+    causal: bool,
+    window: Option<usize>,
+}
+
+impl Arrays<'_> {
+    fn check(&self) -> Result<()> {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let kv = self.batch * self.kv_len * kv_heads * head_dim;
+        let scores = self.batch * heads * self.rows * self.kv_len;
+        let fits = head_dim > 0
+            && kv_heads > 0
+            && heads.is_multiple_of(kv_heads)
+            && self.q.len() == self.batch * self.rows * heads * head_dim
+            && self.k.len() == kv
+            && self.v.len() == kv
+            && self.bias.is_none_or(|bias| bias.len() == scores)
+            && (!self.causal || self.rows <= self.kv_len);
+        require(fits, "[batch, rows, heads, head_dim] and [batch, kv_len, kv_heads, head_dim]")
+    }
+
+    /// Calls `f(i, item, queries)` for each sequence i of the batch, with its keys and values laid
+    /// out as in the KV pool.
+    fn each(&self, mut f: impl FnMut(usize, &Item<'_>, Queries<'_>)) -> Result<()> {
+        let Heads { heads, kv_heads, head_dim, .. } = self.heads;
+        let blocks = self.kv_len.div_ceil(BLOCK);
+        let size = BLOCK * head_dim;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for pool in [&mut keys, &mut values] {
+            let floats = kv_heads * blocks * size;
+            let memory = |_| Error::Memory { what: "keys and values".into(), bytes: 4 * floats };
+            pool.try_reserve_exact(floats).map_err(memory)?;
+            pool.resize(floats, f32::NAN);
+        }
+        for i in 0..self.batch {
+            interrupt::check()?;
+            for position in 0..self.kv_len {
+                for head in 0..kv_heads {
+                    let from = ((i * self.kv_len + position) * kv_heads + head) * head_dim;
+                    let to = (head * blocks + position / BLOCK) * size;
+                    let slot = position % BLOCK;
+                    write_key(&self.k[from..][..head_dim], slot, &mut keys[to..][..size]);
+                    write_value(&self.v[from..][..head_dim], slot, &mut values[to..][..size]);
+                }
+            }
+            let (key_blocks, value_blocks): (Vec<_>, Vec<_>) =
+                keys.chunks(size).zip(values.chunks(size)).unzip();
+            let kv: Vec<_> = (0..kv_heads)
+                .map(|head| head * blocks..(head + 1) * blocks)
+                .map(|range| KvView { keys: &key_blocks[range.clone()], values: &value_blocks[range] })
+                .collect();
+            let bias = self.bias.map(|bias| Bias {
+                values: &bias[i * heads * self.rows * self.kv_len..],
+                head_stride: self.rows * self.kv_len,
+                row_stride: self.kv_len,
+            });
+            let item = Item {
+                row: i * self.rows,
+                rows: self.rows,
+                // The queries are the last of the positions.
+                first_position: self.kv_len.saturating_sub(self.rows),
+                kv: &kv,
+                kv_len: self.kv_len,
+                causal: self.causal,
+                window: self.window,
+                bias,
+            };
+            f(i, &item, Queries { data: self.q, stride: heads * head_dim, offset: 0 });
+        }
+        Ok(())
+    }
+}
+
+/// Shapes as in `Arrays`, out like q.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn attention(
+    py: Python<'_>,
+    q: PyReadonlyArray4<'_, f32>,
+    k: PyReadonlyArray4<'_, f32>,
+    v: PyReadonlyArray4<'_, f32>,
+    bias: Option<PyReadonlyArray4<'_, f32>>,
+    scale: f32,
+    causal: bool,
+    window: Option<usize>,
+    mut out: PyReadwriteArray4<'_, f32>,
+) -> PyResult<()> {
+    let arrays = arrays(&q, &k, &v, bias.as_ref(), scale, causal, window)?;
+    require(out.shape() == q.shape(), "out like q")?;
+    let out = out.as_slice_mut()?;
+    Ok(py.detach(|| arrays.each(|_, item, q| attend(arrays.heads, &[*item], q, out)))?)
+}
+
+/// Shapes as in `Arrays`, scores and probs [batch, heads, rows, kv_len].
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn attention_weights(
+    py: Python<'_>,
+    q: PyReadonlyArray4<'_, f32>,
+    k: PyReadonlyArray4<'_, f32>,
+    bias: Option<PyReadonlyArray4<'_, f32>>,
+    scale: f32,
+    causal: bool,
+    window: Option<usize>,
+    mut scores: PyReadwriteArray4<'_, f32>,
+    mut probs: PyReadwriteArray4<'_, f32>,
+) -> PyResult<()> {
+    let arrays = arrays(&q, &k, &k, bias.as_ref(), scale, causal, window)?;
+    let shape = [arrays.batch, arrays.heads.heads, arrays.rows, arrays.kv_len];
+    require(scores.shape() == shape && probs.shape() == shape, "[batch, heads, rows, kv_len]")?;
+    let (scores, probs) = (scores.as_slice_mut()?, probs.as_slice_mut()?);
+    let size = shape[1] * shape[2] * shape[3];
+    Ok(py.detach(|| {
+        arrays.each(|i, item, q| {
+            let part = i * size..(i + 1) * size;
+            attention_probs(arrays.heads, item, q, Some(&mut scores[part.clone()]), Some(&mut probs[part]));
+        })
+    })?)
+}
+
+fn arrays<'a>(
+    q: &'a PyReadonlyArray4<'_, f32>,
+    k: &'a PyReadonlyArray4<'_, f32>,
+    v: &'a PyReadonlyArray4<'_, f32>,
+    bias: Option<&'a PyReadonlyArray4<'_, f32>>,
+    scale: f32,
+    causal: bool,
+    window: Option<usize>,
+) -> PyResult<Arrays<'a>> {
+    let &[batch, rows, heads, head_dim] = q.shape() else { unreachable!("four dimensions") };
+    let &[_, kv_len, kv_heads, _] = k.shape() else { unreachable!("four dimensions") };
+    let arrays = Arrays {
+        q: q.as_slice()?,
+        k: k.as_slice()?,
+        v: v.as_slice()?,
+        bias: bias.map(|bias| bias.as_slice()).transpose()?,
+        batch,
+        rows,
+        kv_len,
+        heads: Heads { heads, kv_heads, head_dim, scale },
+        causal,
+        window,
+    };
+    arrays.check()?;
+    Ok(arrays)
 }
