@@ -3,13 +3,18 @@
 //! Imports run one way: `python → search → model → blocks → kernels → simd`, with `weights` beside
 //! `kernels`, and `formats` and `bpe` standing on their own. See ARCHITECTURE.md.
 
+pub mod blocks;
 pub mod bpe;
+pub mod cache;
 pub mod error;
 pub mod formats;
 pub mod interrupt;
 pub mod kernels;
+pub mod model;
+pub mod parameters;
 pub mod search;
 pub mod simd;
+pub mod sites;
 pub mod threads;
 pub mod weights;
 

@@ -1,5 +1,34 @@
-"""Language models on a CPU: tokenise, load, generate, look inside."""
+"""Language models on a CPU: tokenise, load, generate, look inside.
+
+import llmcore
+
+model = llmcore.load("smollm2-135m-instruct")
+print(model.generate("I love programming").text)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from llmcore._core import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from llmcore.model import Model, Score, load
+
+__all__ = ["Model", "Score", "__version__", "load"]
+
+# Public names by the module that has them, imported when they are first asked for.
+_HOMES = {"Model": "model", "Score": "model", "load": "model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmcore' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"llmcore.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

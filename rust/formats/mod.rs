@@ -9,6 +9,7 @@
 //! another process changes or truncates *while it is mapped* is beyond this: the operating system then
 //! changes the bytes under us, or raises SIGBUS.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 
@@ -29,6 +30,9 @@ pub use dtype::DType;
 pub use gguf::Gguf;
 pub use metadata::{Array, Value};
 pub use tensors::{TensorInfo, Tensors};
+
+/// Characters of a file's own words that an error repeats.
+const LONGEST: usize = 200;
 
 /// Named tensors, readable as float32 from several threads at once.
 pub trait TensorSource: Send + Sync {
@@ -67,11 +71,18 @@ pub fn first_non_finite(values: &[f32]) -> Option<usize> {
 
 /// A name as an error shows it: quoted, escaped, and short however long the file made it.
 pub(crate) fn quote(name: &str) -> String {
-    const LONGEST: usize = 100;
-    match name.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{:?}…", &name[..end]),
-        None => format!("{name:?}"),
+    let end = name.char_indices().nth(LONGEST).map_or(name.len(), |(end, _)| end);
+    format!("{:?}{}", &name[..end], if end < name.len() { "…" } else { "" })
+}
+
+/// What an error quotes of a file, cut if it is long.
+pub(crate) fn brief(found: impl Display) -> String {
+    let mut text = found.to_string();
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
     }
+    text
 }
 
 /// The error of a file that is too short for what it claims.
@@ -107,6 +118,7 @@ mod tests {
     #[test]
     fn quotes_are_short() {
         assert_eq!(quote("a\nb"), "\"a\\nb\"");
-        assert!(quote(&"é".repeat(1 << 20)).chars().count() < 110);
+        assert_eq!(quote(&"é".repeat(1 << 20)).chars().count(), LONGEST + 3);
+        assert_eq!(brief("é".repeat(1 << 20)).chars().count(), LONGEST + 1);
     }
 }

@@ -4,7 +4,7 @@
 //! `{"dtype", "shape", "data_offsets"}` by tensor name, and the data, which the tensors cover without
 //! gaps. See <https://huggingface.co/docs/safetensors>.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::json::UniqueMap;
 use super::tensors::{Entry, byte_len};
-use super::{DType, FileBytes, TensorInfo, Tensors, quote, truncated};
+use super::{DType, FileBytes, TensorInfo, Tensors, brief, quote, truncated};
 use crate::error::{Error, Result};
 
 /// The format's own limit on the header; the same serves for an index.
@@ -55,10 +55,9 @@ fn open_index(path: &Path) -> Result<SafeTensors> {
     for (shard, names) in index {
         let file = FileBytes::map(&folder.join(&shard))?;
         let (entries, _) = parse(&file)?;
-        let mut wanted: HashMap<String, ()> = names.into_iter().map(|name| (name, ())).collect();
-        let entries: Vec<_> =
-            entries.into_iter().filter(|entry| wanted.remove(&entry.info.name).is_some()).collect();
-        if let Some(missing) = wanted.keys().min() {
+        let mut wanted: BTreeSet<String> = names.into_iter().collect();
+        let entries: Vec<_> = entries.into_iter().filter(|entry| wanted.remove(&entry.info.name)).collect();
+        if let Some(missing) = wanted.first() {
             let field = format!("tensor {}", quote(missing));
             let expected = format!("the tensor that {} places here", path.display());
             return Err(Error::file(file.path(), field, "none of this name", expected));
@@ -79,7 +78,8 @@ pub fn parse_index(file: &FileBytes) -> Result<BTreeMap<String, Vec<String>>> {
         return Err(Error::file(file.path(), "size", found, format!("at most {LONGEST_HEADER}")));
     }
     let index: Index = serde_json::from_slice(file).map_err(|error| {
-        Error::file(file.path(), "index", error, "an object with a weight_map of shards by name")
+        let expected = "an object with a weight_map of shards by name";
+        Error::file(file.path(), "index", brief(error), expected)
     })?;
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, shard) in index.weight_map.0 {
@@ -87,12 +87,8 @@ pub fn parse_index(file: &FileBytes) -> Result<BTreeMap<String, Vec<String>>> {
         let mut components = Path::new(&shard).components();
         if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
             let field = format!("weight_map[{}]", quote(&name));
-            return Err(Error::file(
-                file.path(),
-                field,
-                quote(&shard),
-                "the name of a file in the same folder",
-            ));
+            let expected = "the name of a file in the same folder";
+            return Err(Error::file(file.path(), field, quote(&shard), expected));
         }
         shards.entry(shard).or_default().push(name);
     }
@@ -113,37 +109,36 @@ fn parse(file: &FileBytes) -> Result<(Vec<Entry>, BTreeMap<String, String>)> {
         return Err(truncated(path, "header length", 0, 8, file.len()));
     };
     let length = u64::from_le_bytes(*length);
-    let header = usize::try_from(length).ok().filter(|&length| length <= LONGEST_HEADER);
-    let Some(header) = header else {
+    if length > LONGEST_HEADER as u64 {
         return Err(Error::file(path, "header length", length, format!("at most {LONGEST_HEADER}")));
-    };
-    let Some((header, data)) = rest.split_at_checked(header) else {
+    }
+    let Some((header, data)) = rest.split_at_checked(length as usize) else {
         return Err(truncated(path, "header", 8, length, rest.len()));
     };
     let pairs: UniqueMap<&RawValue> = serde_json::from_slice(header)
-        .map_err(|error| Error::file(path, "header", error, "a JSON object"))?;
+        .map_err(|error| Error::file(path, "header", brief(error), "a JSON object"))?;
 
     let mut entries = Vec::new();
     let mut metadata = BTreeMap::new();
     for (name, value) in pairs.0 {
         if name == "__metadata__" {
             let pairs: UniqueMap<String> = serde_json::from_str(value.get())
-                .map_err(|error| Error::file(path, "__metadata__", error, "an object of strings"))?;
+                .map_err(|error| Error::file(path, "__metadata__", brief(error), "an object of strings"))?;
             metadata = pairs.0.into_iter().collect();
             continue;
         }
-        let entry = parse_tensor(path, file.len() - data.len(), data.len(), name, value)?;
-        entries.push(entry);
+        entries.push(parse_tensor(path, file.len() - data.len(), data.len(), name, value)?);
     }
-    check_cover(path, file, file.len() - data.len(), &entries)?;
+    check_cover(path, data.len(), &entries)?;
     Ok((entries, metadata))
 }
 
 /// `start` is where the data begins in the file, `length` how long it is.
 fn parse_tensor(path: &Path, start: usize, length: usize, name: String, value: &RawValue) -> Result<Entry> {
     let field = |part: &str| format!("tensor {}{part}", quote(&name));
-    let raw: RawTensor = serde_json::from_str(value.get())
-        .map_err(|error| Error::file(path, field(""), error, "an object of dtype, shape and data_offsets"))?;
+    let raw: RawTensor = serde_json::from_str(value.get()).map_err(|error| {
+        Error::file(path, field(""), brief(error), "an object of dtype, shape and data_offsets")
+    })?;
     let Some(dtype) = DType::from_safetensors(&raw.dtype) else {
         return Err(Error::file(path, field(".dtype"), quote(&raw.dtype), DType::list_safetensors()));
     };
@@ -156,19 +151,17 @@ fn parse_tensor(path: &Path, start: usize, length: usize, name: String, value: &
         return Err(Error::file(path, field(".data_offsets"), found, expected));
     }
     if end - begin != size {
-        let expected = format!("{size}, the size of {:?} in {}", raw.shape, dtype.name());
+        let shape = brief(format!("{:?}", raw.shape));
+        let expected = format!("{size}, the size of {shape} in {}", dtype.name());
         return Err(Error::file(path, field(".data_offsets"), format!("{} bytes", end - begin), expected));
     }
     Ok(Entry { info: TensorInfo { name, shape: raw.shape, dtype }, bytes: start + begin..start + end })
 }
 
-/// The format wants the tensors to cover the data, without gaps. Overlaps are everybody's error.
-fn check_cover(path: &Path, file: &FileBytes, start: usize, entries: &[Entry]) -> Result<()> {
-    let covered: usize = entries
-        .iter()
-        .try_fold(0, |sum: usize, entry| sum.checked_add(entry.bytes.len()))
-        .unwrap_or(usize::MAX);
-    let length = file.len() - start;
+/// The format wants the tensors to cover the data, without gaps. That they do not overlap is checked
+/// for every format.
+fn check_cover(path: &Path, length: usize, entries: &[Entry]) -> Result<()> {
+    let covered = entries.iter().fold(0, |sum: usize, entry| sum.saturating_add(entry.bytes.len()));
     if covered < length {
         let expected = format!("the {length} bytes of data covered without gaps");
         return Err(Error::file(path, "data_offsets", format!("{covered} bytes in all"), expected));

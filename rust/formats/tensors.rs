@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::dequantize::dequantize;
-use super::{DType, FileBytes, TensorSource, quote};
+use super::{DType, FileBytes, TensorSource, brief, quote};
 use crate::error::{Error, Result};
 
 /// What a file says of one tensor.
@@ -47,7 +47,7 @@ pub(super) fn byte_len(dtype: DType, shape: &[usize]) -> std::result::Result<usi
     if last % elements != 0 {
         let expected =
             format!("a last dimension that is a multiple of {elements}, the block of {}", dtype.name());
-        return Err((format!("{shape:?}"), expected));
+        return Err((brief(format!("{shape:?}")), expected));
     }
     // Zeros are left out of the product: an empty tensor's other dimensions must be sane, too.
     let product = shape
@@ -56,7 +56,9 @@ pub(super) fn byte_len(dtype: DType, shape: &[usize]) -> std::result::Result<usi
         .filter(|&product| isize::try_from(product).is_ok());
     match product {
         Some(product) => Ok(if shape.contains(&0) { 0 } else { product / elements }),
-        None => Err((format!("{shape:?}"), "a shape whose size in bytes fits the address space".into())),
+        None => {
+            Err((brief(format!("{shape:?}")), "a shape whose size in bytes fits the address space".into()))
+        }
     }
 }
 

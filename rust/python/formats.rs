@@ -14,7 +14,6 @@ use crate::formats::{Array, Gguf, TensorSource, Value, safetensors};
 use crate::interrupt;
 
 /// The Rust side of a `SafeTensors` or `Gguf`.
-#[expect(dead_code, reason = "the model compiler takes it")]
 pub fn source(object: &Bound<'_, PyAny>) -> PyResult<Arc<dyn TensorSource>> {
     if let Ok(file) = object.cast::<PySafeTensors>() {
         return Ok(file.get().tensors.clone());

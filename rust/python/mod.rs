@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 pub mod formats;
+pub mod model;
 pub mod ops;
 pub mod tokenizer;
 
@@ -12,5 +13,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(module)?;
     ops::register(module)?;
     tokenizer::register(module)?;
+    model::register(module)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A matrix as panels of 16 output columns.
 
+use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::sync::Arc;
 
@@ -49,6 +50,17 @@ impl Panels {
         let size = self.k * LANES;
         // SAFETY: the range was handed to this matrix, written by the packing, and never changes.
         unsafe { from_raw_parts(self.arena.at(self.offset + p * size), size) }
+    }
+
+    /// The outputs of a range, which begins at a border of panels, as a matrix of its own over the same memory.
+    pub fn outputs(&self, range: Range<usize>) -> Panels {
+        assert!(range.start.is_multiple_of(LANES) && range.start <= range.end && range.end <= self.n);
+        Panels {
+            n: range.len(),
+            offset: self.offset + range.start * self.k,
+            arena: self.arena.clone(),
+            ..*self
+        }
     }
 
     /// Row `i` of the matrix (the weights of output i) into `out[k]`.

@@ -226,6 +226,11 @@ LIES = {
         "data_offsets: found 12 bytes in all, expected the 16 bytes of data covered without gaps",
     ),
     "trailing bytes": (build({"x": X}, bytes(9)), "data_offsets: found 8 bytes in all, expected the 9 bytes"),
+    "long value": (build({"x": "v" * 100_000}), 'tensor "x": found .*v…, expected an object of dtype'),
+    "long shape": (
+        build({"x": entry([HUGE] * 10_000, 0, 0)}),
+        r'tensor "x"\.shape: found .*…, expected a shape whose size',
+    ),
     "long name": (build({"n" * 100_000: 1}), 'tensor "n+"…: found'),
 }
 

@@ -1,0 +1,123 @@
+"""A checkpoint on disk: what it says of its architecture, and where its parameters stand.
+
+Two layouts are read: a folder as Transformers saves it (config.json, safetensors, and the files of the
+tokenizer), and a GGUF file, which holds everything in one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from llmcore._core import Gguf, SafeTensors
+from llmcore.models import architecture
+from llmcore.models.base import View, read_config
+
+__all__ = ["Checkpoint", "open_checkpoint", "read_json"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint.
+
+    Attributes:
+        path: The folder or file.
+        source: Its tensors.
+        module: The architecture, a module of `llmcore.models`.
+        config: That module's `Config`.
+        views: Where each parameter stands, by its path.
+        config_json: All of config.json; of a GGUF file, the fields of `config`.
+        generation: What the checkpoint says of generation: generation_config.json, or GGUF's end tokens.
+    """
+
+    path: Path
+    source: SafeTensors | Gguf
+    module: ModuleType
+    config: Any
+    views: Mapping[str, View]
+    config_json: Mapping[str, Any]
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name."""
+        return self.module.__name__.rpartition(".")[2]
+
+    def views_json(self) -> str:
+        """The table of views as `_core` takes it."""
+        return json.dumps({path: dataclasses.asdict(view) for path, view in self.views.items()})
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a folder in the Hugging Face layout, or a `.gguf` file.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the folder lacks a file that it needs.
+        ValueError: a file that is not what it claims to be, or an architecture that is not supported;
+            names the file, the field, what was found and what was expected.
+    """
+    path = Path(path)
+    return _open_gguf(path) if path.suffix == ".gguf" else _open_folder(path)
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    config_path = path / "config.json"
+    config_json = read_json(config_path)
+    module = architecture(config_json.get("model_type"), str(config_path))
+    config = read_config(module.Config, config_json, str(config_path))
+    source = SafeTensors(path)
+    generation_path = path / "generation_config.json"
+    generation = read_json(generation_path) if generation_path.exists() else dict(config_json)
+    views = _with_prefix(module.tensors(config), module.PREFIX, source.names())
+    return Checkpoint(path, source, module, config, views, config_json, _generation(generation))
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    source = Gguf(path)
+    module = architecture(source.get("general.architecture"), str(path))
+    fields = {name: value for name, value in module.gguf_config(source).items() if value is not None}
+    config = read_config(module.Config, fields, str(path))
+    ends = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    generation = {
+        "bos_token_id": source.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": list(dict.fromkeys(i for key in ends if (i := source.get(key)) is not None)),
+        "pad_token_id": source.get("tokenizer.ggml.padding_token_id"),
+    }
+    generation = {key: value for key, value in generation.items() if value not in (None, [])}
+    return Checkpoint(path, source, module, config, module.gguf_tensors(config), fields, generation)
+
+
+def _with_prefix(views: Mapping[str, View], prefix: str, names: list[str]) -> Mapping[str, View]:
+    """The views without their prefix if the file names its tensors so, as bare base models do."""
+    if any(name.startswith(prefix) for name in names):
+        return views
+    return {
+        path: dataclasses.replace(view, tensor=view.tensor.removeprefix(prefix))
+        for path, view in views.items()
+    }
+
+
+def _generation(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json, or an older config.json, says of generation: all but what is null."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no JSON object; names the file, and the line if it is no JSON.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: found {error}, expected JSON") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: found {type(data).__name__}, expected a JSON object")
+    return data

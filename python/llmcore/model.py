@@ -1,0 +1,224 @@
+"""A model that is loaded: logits, scores, generation, and a look inside."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llmcore import _core, hub
+from llmcore.blocks import describe
+from llmcore.checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from llmcore.generation import Completion
+    from llmcore.tokenizer import Tokenizer
+
+__all__ = ["Model", "Score", "load"]
+
+Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+Rows = npt.NDArray[np.float32]
+
+
+def load(source: str | Path, *, dtype: str = "auto", threads: int | None = None) -> Model:
+    """Loads a model.
+
+    Args:
+        source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
+        dtype: What weights are computed in: "auto" or "float32".
+        threads: At most so many threads for each call; all of the process's processors unless given.
+
+    Raises:
+        FileNotFoundError: nothing is found under the name; says where it was looked for.
+        ValueError: a file that is not what it claims to be, an architecture that is not supported, or an
+            argument out of range.
+    """
+    if dtype not in ("auto", "float32"):
+        raise ValueError(f"dtype: found {dtype!r}, expected 'auto' or 'float32'")
+    return Model(open_checkpoint(hub.resolve(source)), threads=threads)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a text is under a model, token by token.
+
+    Attributes:
+        ids: The tokens.
+        logprobs: `[len(ids) - 1]`, float32: `log P(ids[t] | ids[:t])` for t = 1, 2, …
+    """
+
+    ids: list[int]
+    logprobs: Rows
+
+    @property
+    def logprob(self) -> float:
+        """The log-likelihood: the sum of `logprobs`."""
+        return float(self.logprobs.sum(dtype=np.float64))
+
+    @property
+    def nll(self) -> float:
+        """The mean negative log-likelihood of a token, in nats; NaN if fewer than two tokens."""
+        return float(-self.logprobs.mean(dtype=np.float64)) if len(self.logprobs) else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """`exp(nll)`."""
+        return math.exp(self.nll)
+
+
+class Model:
+    """A language model, ready to compute. `llmcore.load` makes one.
+
+    Attributes:
+        checkpoint: What it was loaded from.
+        core: The compiled model.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads: found {threads}, expected a whole number > 0")
+        self.checkpoint = checkpoint
+        self.core = _core.Model(
+            json.dumps(describe(checkpoint.module.build(checkpoint.config))),
+            checkpoint.source,
+            checkpoint.views_json(),
+            checkpoint.module.max_positions(checkpoint.config),
+            threads,
+        )
+
+    @property
+    def config(self) -> Any:
+        """The architecture's configuration, with the field names of config.json."""
+        return self.checkpoint.config
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            FileNotFoundError: the checkpoint has none.
+        """
+        from llmcore.tokenizer import Tokenizer
+
+        path = self.checkpoint.path
+        return Tokenizer.from_file(path) if path.is_file() else Tokenizer.from_folder(path)
+
+    @property
+    def max_positions(self) -> int:
+        """How many tokens a sequence may hold."""
+        return self.core.max_positions
+
+    @property
+    def sites(self) -> list[str]:
+        """The places in a pass that `forward` can capture, in the order of execution."""
+        return self.core.sites()
+
+    def logits(self, ids: Ids | Sequence[Ids]) -> Rows | list[Rows]:
+        """The logits after each token, `[len(ids), vocab_size]`, float32; for several sequences a list.
+
+        Raises:
+            ValueError: no tokens, an id outside of the vocabulary, or more tokens than `max_positions`.
+        """
+        if not len(ids) or np.isscalar(ids[0]):
+            return self.core.forward([_ids(ids)], [])[0][0]
+        return self.core.forward([_ids(row) for row in ids], [])[0]
+
+    def forward(
+        self, ids: Ids, capture: Sequence[str] = ()
+    ) -> tuple[Rows, dict[str, npt.NDArray[np.float32]]]:
+        """The logits `[len(ids), vocab_size]`, and what passes through the sites named in `capture`.
+
+        Args:
+            ids: The tokens of one sequence.
+            capture: Paths of sites; `*` stands for any one part, as in `"layers.*.attn.probs"`.
+
+        Returns:
+            The logits, and by path, float32: `[len(ids), width]`; for attention's scores and probabilities
+            `[heads, len(ids), len(ids)]`. Capturing changes no bits.
+
+        Raises:
+            ValueError: as `logits`; a pattern that names no site.
+        """
+        logits, captured = self.core.forward([_ids(ids)], list(capture))
+        return logits[0], {path: arrays[0] for path, arrays in captured.items()}
+
+    def score(self, text: str | Ids) -> Score:
+        """How likely a text (or a sequence of ids) is, token by token.
+
+        A text longer than the context is cut into windows, each of which begins with the last token of the
+        one before.
+
+        Raises:
+            ValueError: an id outside of the vocabulary.
+        """
+        ids = self.tokenizer.encode(text) if isinstance(text, str) else [int(i) for i in text]
+        return Score(ids, self.core.token_logprobs(_ids(ids)))
+
+    def generate(self, prompt: Any, **options: Any) -> Any:
+        """Continues a prompt; see `llmcore.generation` for the options.
+
+        Args:
+            prompt: A text, a list of ids, or a list of either.
+            **options: Any field of `llmcore.generation.GenerationConfig`.
+
+        Returns:
+            For one prompt a `Completion`, or a list of `num_return_sequences` if that is more than one; for a
+            list of prompts a list of those.
+
+        Raises:
+            ValueError: an unknown option, one out of range, an empty prompt, or one longer than the context.
+        """
+        from llmcore.generation import generate
+
+        return generate(self, prompt, **options)
+
+    def stream(self, prompt: str | Ids, **options: Any) -> Any:
+        """Continues one prompt and yields its text piece by piece; see `llmcore.generation.stream`."""
+        from llmcore.generation import stream
+
+        return stream(self, prompt, **options)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
+        """The next message of a conversation.
+
+        Args:
+            messages: Dicts with `role` and `content`, as the checkpoint's chat template takes them.
+            **options: As for `generate`.
+
+        Raises:
+            ValueError: the checkpoint has no chat template; also as `generate`.
+        """
+        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        completion: Completion = self.generate(ids, **options)
+        return completion
+
+    def info(self) -> dict[str, Any]:
+        """Architecture and sizes: counts, and bytes in memory."""
+        return {
+            "model_type": self.checkpoint.model_type,
+            "path": str(self.checkpoint.path),
+            "parameters": sum(math.prod(shape) for _, shape in self.core.parameters()),
+            "weight_bytes": self.core.weight_bytes(),
+            "kv_bytes_per_position": self.core.kv_bytes_per_position(),
+            "max_positions": self.max_positions,
+            "vocab_size": self.core.vocab_size,
+        }
+
+
+def _ids(ids: Ids) -> npt.NDArray[np.uint32]:
+    """Token ids as `_core` takes them."""
+    array = np.asarray(ids)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"ids: found {array.dtype} of shape {array.shape}, expected whole numbers in one dimension"
+        )
+    if array.size and (array.min() < 0 or array.max() >= 1 << 32):
+        raise ValueError(f"ids: found {array.min()} to {array.max()}, expected ids of the vocabulary")
+    return array.astype(np.uint32)

@@ -1,0 +1,236 @@
+//! Multi-head attention over the cache.
+
+use crate::blocks::builder::{Builder, RopeId};
+use crate::blocks::linear::Linear;
+use crate::blocks::pass::{Pass, Rows, Segment};
+use crate::blocks::spec::AttentionSpec;
+use crate::cache::{KvPool, KvShape};
+use crate::error::Result;
+use crate::kernels::attention::{Heads, Item, KvView, Queries, attend, attention_probs};
+use crate::kernels::rope;
+use crate::sites::SiteId;
+
+/// `softmax(q kᵀ · scale) v`, then a projection (Vaswani et al. 2017); query heads share the heads of keys
+/// and values in groups (Ainslie et al. 2023).
+pub struct Attention {
+    /// Queries, keys and values, in one product.
+    qkv: Linear,
+    output: Linear,
+    heads: Heads,
+    causal: bool,
+    /// The turns of queries and keys, and how many entries of a head turn.
+    rope: Option<(RopeId, usize)>,
+    /// The layer of the cache.
+    layer: usize,
+    /// Nothing after this attention looks at other rows than the wanted ones.
+    narrows: bool,
+    sites: AttentionSites,
+}
+
+struct AttentionSites {
+    q: SiteId,
+    k: SiteId,
+    v: SiteId,
+    scores: SiteId,
+    probs: SiteId,
+    heads: SiteId,
+    output: SiteId,
+}
+
+impl Attention {
+    pub fn compile(spec: &AttentionSpec, width: usize, builder: &mut Builder) -> Result<Self> {
+        let heads = builder.size("heads", spec.heads)?;
+        let kv_heads = builder.size("kv_heads", spec.kv_heads.unwrap_or(heads))?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(builder.wrong("kv_heads", kv_heads, format!("a divisor of heads = {heads}")));
+        }
+        if spec.head_dim.is_none() && !width.is_multiple_of(heads) {
+            return Err(builder.wrong(
+                "heads",
+                heads,
+                format!("a divisor of the width, {width}, or a head_dim"),
+            ));
+        }
+        let head_dim = builder.size("head_dim", spec.head_dim.unwrap_or(width / heads))?;
+        let inner = builder.size("heads", heads.saturating_mul(head_dim))?;
+        let kv_inner = kv_heads * head_dim;
+        let rope = match &spec.rope {
+            None => None,
+            Some(rope) if 2 * rope.frequencies.len() <= head_dim => {
+                Some((builder.rope(rope), 2 * rope.frequencies.len()))
+            }
+            Some(rope) => {
+                let found = format!("{} frequencies", rope.frequencies.len());
+                return Err(builder.wrong("rope", found, format!("at most {} for a head", head_dim / 2)));
+            }
+        };
+        let qkv =
+            Linear::compile(&[("q", inner), ("k", kv_inner), ("v", kv_inner)], spec.bias, width, builder)?;
+        let output = Linear::compile(&[("o", width)], spec.out_bias.unwrap_or(spec.bias), inner, builder)?;
+        builder.kv.push(KvShape { heads: kv_heads, head_dim });
+        Ok(Attention {
+            qkv,
+            output,
+            heads: Heads {
+                heads,
+                kv_heads,
+                head_dim,
+                scale: spec.scale.unwrap_or(1.0 / (head_dim as f32).sqrt()),
+            },
+            causal: spec.causal,
+            rope,
+            layer: builder.kv.len() - 1,
+            narrows: false,
+            sites: AttentionSites {
+                q: builder.site("q"),
+                k: builder.site("k"),
+                v: builder.site("v"),
+                scores: builder.site("scores"),
+                probs: builder.site("probs"),
+                heads: builder.site("heads"),
+                output: builder.site(""),
+            },
+        })
+    }
+
+    /// Lets passes go on with only the wanted rows from here on: for the last attention of a tree.
+    pub fn narrow_if_it_can(&mut self) {
+        self.narrows = self.qkv.splits_at(1);
+    }
+
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
+        let (inner, kv_inner) = (self.qkv.start(1), self.qkv.start(2) - self.qkv.start(1));
+        let every: Vec<u32> = (0..x.rows as u32).collect();
+        let context = if self.narrows && pass.may_narrow() {
+            let mut kv = self.qkv.forward_outputs(pass, x, 1..3);
+            self.turn(pass, &mut kv, 0, self.heads.kv_heads, &every);
+            self.store(pass, &kv, 0);
+            pass.give(kv);
+            let wanted = pass.select_wanted(x);
+            let mut q = self.qkv.forward_outputs(pass, &wanted, 0..1);
+            pass.give(wanted);
+            let rows: Vec<u32> = pass.wanted().iter().map(|&row| row as u32).collect();
+            self.turn(pass, &mut q, 0, self.heads.heads, &rows);
+            pass.narrow();
+            self.attend(pass, q)
+        } else {
+            let mut qkv = self.qkv.forward(pass, x);
+            self.turn(pass, &mut qkv, 0, self.heads.heads, &every);
+            self.turn(pass, &mut qkv, inner, self.heads.kv_heads, &every);
+            for (site, start, width) in [
+                (self.sites.q, 0, inner),
+                (self.sites.k, inner, kv_inner),
+                (self.sites.v, inner + kv_inner, kv_inner),
+            ] {
+                pass.site_of_columns(site, &qkv, start, width);
+            }
+            self.store(pass, &qkv, inner);
+            self.attend(pass, qkv)
+        };
+        pass.site(self.sites.heads, &context);
+        let y = self.output.forward(pass, &context);
+        pass.give(context);
+        pass.site(self.sites.output, &y);
+        Ok(y)
+    }
+
+    /// Turns the heads that begin at column `start`; row `i` of `x` is row `rows[i]` of the pass.
+    fn turn(&self, pass: &Pass<'_>, x: &mut Rows, start: usize, heads: usize, rows: &[u32]) {
+        let Some((id, rotated)) = self.rope else { return };
+        let turns = pass.turns(id);
+        let head_dim = self.heads.head_dim;
+        rope(&mut x.values, x.width, start, heads, head_dim, rotated, &turns.cos, &turns.sin, rows);
+    }
+
+    /// Writes the keys, which begin at column `start`, and the values after them into the cache.
+    fn store(&self, pass: &mut Pass<'_>, x: &Rows, start: usize) {
+        let width = self.heads.kv_heads * self.heads.head_dim;
+        for segment in &pass.segments {
+            for (position, row) in (segment.first_position..).zip(segment.rows.clone()) {
+                let (keys, values) = x.row(row)[start..].split_at(width);
+                pass.cache.write(segment.seq, self.layer, position, keys, &values[..width]);
+            }
+        }
+    }
+
+    /// `[rows, heads · head_dim]` of what the queries, which begin each row of `q`, attend to.
+    fn attend(&self, pass: &mut Pass<'_>, q: Rows) -> Rows {
+        let mut context = pass.take(q.rows, self.heads.heads * self.heads.head_dim);
+        let queries = Queries { data: &q.values, stride: q.width, offset: 0 };
+        let captured = {
+            let slices: Vec<HeadSlices<'_>> =
+                pass.segments.iter().map(|s| self.slices(pass.cache, s)).collect();
+            let views: Vec<Vec<KvView<'_>>> = slices.iter().map(HeadSlices::views).collect();
+            let items: Vec<Item<'_>> =
+                pass.segments.iter().zip(&views).map(|(segment, kv)| self.item(segment, kv)).collect();
+            attend(self.heads, &items, queries, &mut context.values);
+            self.capture(pass, &items, queries)
+        };
+        for (site, shape, values) in captured {
+            pass.site_of(site, &shape, &values);
+        }
+        pass.give(q);
+        context
+    }
+
+    fn item<'a>(&self, segment: &Segment, kv: &'a [KvView<'a>]) -> Item<'a> {
+        Item {
+            row: segment.rows.start,
+            rows: segment.rows.len(),
+            first_position: segment.first_position,
+            kv,
+            kv_len: segment.first_position + segment.rows.len(),
+            causal: self.causal,
+            window: None,
+            bias: None,
+        }
+    }
+
+    fn slices<'a>(&self, cache: &'a KvPool, segment: &Segment) -> HeadSlices<'a> {
+        let mut slices = HeadSlices { keys: vec![Vec::new(); self.heads.kv_heads], values: Vec::new() };
+        slices.values.clone_from(&slices.keys);
+        for block in cache.layer(segment.seq, self.layer) {
+            for (head, (keys, values)) in cache.heads(self.layer, block).enumerate() {
+                slices.keys[head].push(keys);
+                slices.values[head].push(values);
+            }
+        }
+        slices
+    }
+
+    /// Scores and probabilities of each sequence, `[heads, rows, keys]`, if a hook wants them.
+    fn capture(
+        &self,
+        pass: &Pass<'_>,
+        items: &[Item<'_>],
+        queries: Queries<'_>,
+    ) -> Vec<(SiteId, [usize; 3], Vec<f32>)> {
+        let mut captured = Vec::new();
+        for (site, is_scores) in [(self.sites.scores, true), (self.sites.probs, false)] {
+            if !pass.wants(site) {
+                continue;
+            }
+            for item in items {
+                let shape = [self.heads.heads, item.rows, item.kv_len];
+                let mut values = vec![0.0; shape.iter().product()];
+                let (scores, probs) =
+                    if is_scores { (Some(&mut values[..]), None) } else { (None, Some(&mut values[..])) };
+                attention_probs(self.heads, item, queries, scores, probs);
+                captured.push((site, shape, values));
+            }
+        }
+        captured
+    }
+}
+
+/// The blocks of one sequence and layer, by head.
+struct HeadSlices<'a> {
+    keys: Vec<Vec<&'a [f32]>>,
+    values: Vec<Vec<&'a [f32]>>,
+}
+
+impl HeadSlices<'_> {
+    fn views(&self) -> Vec<KvView<'_>> {
+        self.keys.iter().zip(&self.values).map(|(keys, values)| KvView { keys, values }).collect()
+    }
+}

@@ -1,0 +1,65 @@
+//! Embeddings of tokens and, if learned, of absolute positions.
+
+use crate::blocks::builder::Builder;
+use crate::blocks::pass::{Pass, Rows};
+use crate::blocks::spec::EmbedSpec;
+use crate::error::Result;
+use crate::parameters::{MatrixId, TableId};
+use crate::sites::SiteId;
+
+pub struct Embed {
+    tokens: Tokens,
+    positions: Option<TableId>,
+    width: usize,
+    output: SiteId,
+}
+
+/// Rows to look up: as rows, or, where the head shares them, as the one matrix that both use.
+enum Tokens {
+    Table(TableId),
+    Matrix(MatrixId),
+}
+
+impl Embed {
+    pub fn compile(spec: &EmbedSpec, tied: bool, builder: &mut Builder) -> Result<Self> {
+        let rows = builder.size("vocab_size", spec.vocab_size)?;
+        let width = builder.size("width", spec.width)?;
+        let tokens = if tied {
+            Tokens::Matrix(builder.matrix(&[("weight".to_owned(), rows)], width))
+        } else {
+            Tokens::Table(builder.table("weight", rows, width))
+        };
+        let positions = match spec.positions {
+            Some(count) => Some(builder.table("positions", builder.size("positions", count)?, width)),
+            None => None,
+        };
+        Ok(Embed { tokens, positions, width, output: builder.site("") })
+    }
+
+    /// The matrix that a tied head shares.
+    pub fn matrix(&self) -> Option<MatrixId> {
+        match self.tokens {
+            Tokens::Matrix(matrix) => Some(matrix),
+            Tokens::Table(_) => None,
+        }
+    }
+
+    /// `tokens [rows]` to `[rows, width]`; every token is less than `vocab_size`, every position known.
+    pub fn forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Rows {
+        let mut x = pass.take(tokens.len(), self.width);
+        for (row, &token) in x.values.chunks_exact_mut(self.width).zip(tokens) {
+            match self.tokens {
+                Tokens::Table(table) => row.copy_from_slice(pass.params.table_row(table, token as usize)),
+                Tokens::Matrix(matrix) => pass.params.matrix(matrix).row(token as usize, row),
+            }
+        }
+        if let Some(positions) = self.positions {
+            for (row, position) in x.values.chunks_exact_mut(self.width).zip(pass.positions()) {
+                let embedding = pass.params.table_row(positions, position);
+                row.iter_mut().zip(embedding).for_each(|(x, e)| *x += e);
+            }
+        }
+        pass.site(self.output, &x);
+        x
+    }
+}

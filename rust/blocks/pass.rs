@@ -1,0 +1,205 @@
+//! What a pass carries beside its rows.
+
+use std::ops::Range;
+
+use crate::blocks::builder::RopeId;
+use crate::blocks::spec::RopeSpec;
+use crate::cache::KvPool;
+use crate::parameters::Parameters;
+use crate::search::step::SeqId;
+use crate::sites::{Hook, SiteId};
+
+/// Activations, `[rows, width]`, row-major.
+pub struct Rows {
+    pub values: Vec<f32>,
+    pub rows: usize,
+    pub width: usize,
+}
+
+impl Rows {
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+}
+
+/// Rows of a pass that continue one sequence.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub seq: SeqId,
+    /// The position of the first row in its sequence.
+    pub first_position: usize,
+    pub rows: Range<usize>,
+}
+
+/// The cosines and sines of the turns of every row of a pass, `[rows, frequencies]` each.
+pub struct Turns {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+}
+
+impl Turns {
+    /// The angle is rounded to float32 before its sine is taken, as the reference implementations do;
+    /// `libm` makes the result the same on every machine.
+    pub fn new(rope: &RopeSpec, positions: impl Iterator<Item = usize>) -> Self {
+        let mut turns = Turns { cos: Vec::new(), sin: Vec::new() };
+        for position in positions {
+            for &frequency in &rope.frequencies {
+                let (sin, cos) = libm::sincos(f64::from(position as f32 * frequency));
+                turns.cos.push(cos as f32 * rope.scale);
+                turns.sin.push(sin as f32 * rope.scale);
+            }
+        }
+        turns
+    }
+}
+
+/// Memory that passes use again: buffers come back through [`Pass::give`].
+#[derive(Default)]
+pub struct Scratch {
+    free: Vec<Vec<f32>>,
+}
+
+/// One pass over the rows of a batch. Padding never exists: sequences lie one after the other.
+pub struct Pass<'a> {
+    pub params: &'a Parameters,
+    pub cache: &'a mut KvPool,
+    /// The sequences of the rows, in order; after narrowing, of the rows that are left.
+    pub segments: Vec<Segment>,
+    turns: Vec<Turns>,
+    /// The rows whose logits are wanted, ascending.
+    wanted: Vec<usize>,
+    narrowed: bool,
+    hook: Option<&'a mut dyn Hook>,
+    scratch: &'a mut Scratch,
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(
+        params: &'a Parameters,
+        cache: &'a mut KvPool,
+        segments: Vec<Segment>,
+        wanted: Vec<usize>,
+        ropes: &[RopeSpec],
+        hook: Option<&'a mut dyn Hook>,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        let turns = ropes.iter().map(|rope| Turns::new(rope, positions(&segments))).collect();
+        Pass { params, cache, segments, turns, wanted, narrowed: false, hook, scratch }
+    }
+
+    /// The position of every row.
+    pub fn positions(&self) -> impl Iterator<Item = usize> {
+        positions(&self.segments)
+    }
+
+    /// The turns of every row that the pass began with.
+    pub fn turns(&self, rope: RopeId) -> &Turns {
+        &self.turns[rope.0]
+    }
+
+    /// The rows whose logits are wanted, ascending.
+    pub fn wanted(&self) -> &[usize] {
+        &self.wanted
+    }
+
+    /// Whether a layer may go on with only the wanted rows: not while a hook looks at all of them.
+    pub fn may_narrow(&self) -> bool {
+        self.hook.is_none() && !self.narrowed
+    }
+
+    /// From here on only the wanted rows run.
+    pub fn narrow(&mut self) {
+        let mut narrowed: Vec<Segment> = Vec::new();
+        let mut segments = self.segments.iter().peekable();
+        for (left, &row) in self.wanted.iter().enumerate() {
+            while segments.next_if(|segment| segment.rows.end <= row).is_some() {}
+            let Some(segment) = segments.peek() else { break };
+            let first_position = segment.first_position + (row - segment.rows.start);
+            match narrowed.last_mut() {
+                Some(last)
+                    if last.seq == segment.seq && last.first_position + last.rows.len() == first_position =>
+                {
+                    last.rows.end += 1;
+                }
+                _ => narrowed.push(Segment { seq: segment.seq, first_position, rows: left..left + 1 }),
+            }
+        }
+        self.segments = narrowed;
+        self.narrowed = true;
+    }
+
+    /// The wanted rows of all rows; all that are there if the pass has narrowed.
+    pub fn keep_wanted(&mut self, x: Rows) -> Rows {
+        if self.narrowed || self.wanted.len() == x.rows {
+            return x;
+        }
+        let kept = self.select_wanted(&x);
+        self.give(x);
+        kept
+    }
+
+    /// A copy of the wanted rows of all rows.
+    pub fn select_wanted(&mut self, x: &Rows) -> Rows {
+        let mut kept = self.take(self.wanted.len(), x.width);
+        for (to, &from) in kept.values.chunks_exact_mut(x.width).zip(&self.wanted) {
+            to.copy_from_slice(x.row(from));
+        }
+        kept
+    }
+
+    /// Shows rows to the hook, if it wants the site.
+    pub fn site(&mut self, site: SiteId, x: &Rows) {
+        self.site_of(site, &[x.rows, x.width], &x.values);
+    }
+
+    /// Shows some columns of rows to the hook, if it wants the site.
+    pub fn site_of_columns(&mut self, site: SiteId, x: &Rows, start: usize, width: usize) {
+        if self.wants(site) {
+            let columns: Vec<f32> =
+                x.values.chunks_exact(x.width).flat_map(|row| &row[start..][..width]).copied().collect();
+            self.site_of(site, &[x.rows, width], &columns);
+        }
+    }
+
+    /// Shows values of any shape to the hook, if it wants the site.
+    pub fn site_of(&mut self, site: SiteId, shape: &[usize], values: &[f32]) {
+        if let Some(hook) = self.hook.as_deref_mut().filter(|hook| hook.wants(site)) {
+            hook.visit(site, shape, values);
+        }
+    }
+
+    pub fn wants(&self, site: SiteId) -> bool {
+        self.hook.as_deref().is_some_and(|hook| hook.wants(site))
+    }
+
+    /// A buffer of `[rows, width]` whose values are yet to be written.
+    pub fn take(&mut self, rows: usize, width: usize) -> Rows {
+        let len = rows * width;
+        let fitting = self.scratch.free.iter().position(|free| free.len() == len);
+        let values = match fitting {
+            Some(index) => self.scratch.free.swap_remove(index),
+            None => vec![0.0; len],
+        };
+        Rows { values, rows, width }
+    }
+
+    pub fn copy(&mut self, x: &Rows) -> Rows {
+        let mut copy = self.take(x.rows, x.width);
+        copy.values.copy_from_slice(&x.values);
+        copy
+    }
+
+    /// Gives a buffer back for later use.
+    pub fn give(&mut self, x: Rows) {
+        // Passes of other sizes leave buffers that nothing asks for again; a few suffice for one size.
+        const MOST: usize = 16;
+        if self.scratch.free.len() >= MOST {
+            self.scratch.free.remove(0);
+        }
+        self.scratch.free.push(x.values);
+    }
+}
+
+fn positions(segments: &[Segment]) -> impl Iterator<Item = usize> {
+    segments.iter().flat_map(|segment| segment.first_position..segment.first_position + segment.rows.len())
+}

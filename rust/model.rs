@@ -1,0 +1,241 @@
+//! A compiled model with its parameters, and the sequences that it keeps keys and values for.
+
+use std::collections::HashMap;
+
+use crate::blocks::builder::Builder;
+use crate::blocks::decoder::Decoder;
+use crate::blocks::pass::{Pass, Scratch, Segment};
+use crate::blocks::spec::{RopeSpec, Spec};
+use crate::cache::KvPool;
+use crate::error::{Error, Result};
+use crate::formats::TensorSource;
+use crate::kernels::log_sum_exp;
+use crate::parameters::{Parameters, View};
+use crate::search::step::{SeqId, Step, Wanted, Work};
+use crate::sites::{Hook, Sites};
+
+/// Rows of a pass where the caller did not choose: enough for the products to run at full speed.
+const CHUNK: usize = 512;
+
+/// The tree, what it needs to run, and its sequences.
+pub struct Model {
+    decoder: Decoder,
+    parameters: Parameters,
+    sites: Sites,
+    ropes: Vec<RopeSpec>,
+    max_positions: usize,
+    cache: KvPool,
+    scratch: Scratch,
+}
+
+impl Model {
+    /// Compiles a description (JSON, as `llmcore.blocks.describe` gives) and loads its parameters.
+    /// No sequence may be longer than `max_positions`.
+    ///
+    /// Errors: a description that is wrong, by path; see also [`Parameters::load`].
+    pub fn load(
+        description: &str,
+        source: &dyn TensorSource,
+        views: &HashMap<String, View>,
+        max_positions: usize,
+    ) -> Result<Self> {
+        let spec: Spec = serde_json::from_str(description)
+            .map_err(|error| Error::argument("description", error, "what llmcore.blocks.describe gives"))?;
+        let Spec::Decoder(spec) = spec else {
+            return Err(Error::argument("description", spec.default_name(), "a Decoder"));
+        };
+        let mut builder = Builder::default();
+        let decoder = Decoder::compile(&spec, &mut builder)?;
+        let max_positions = decoder.positions.map_or(max_positions, |learned| learned.min(max_positions));
+        Ok(Model {
+            decoder,
+            parameters: Parameters::load(builder.layout, source, views)?,
+            sites: builder.sites,
+            ropes: builder.ropes,
+            max_positions,
+            cache: KvPool::new(builder.kv),
+            scratch: Scratch::default(),
+        })
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    pub fn sites(&self) -> &Sites {
+        &self.sites
+    }
+
+    /// Bytes of keys and values that one position of a sequence takes.
+    pub fn cache_bytes_per_position(&self) -> usize {
+        self.cache.bytes_per_position()
+    }
+
+    /// As [`Step::forward`], with a hook that looks at sites. It sees every row, and changes no bits.
+    pub fn forward_hooked(
+        &mut self,
+        work: &[Work<'_>],
+        logits: &mut Vec<f32>,
+        hook: Option<&mut dyn Hook>,
+    ) -> Result<()> {
+        self.check(work)?;
+        let mut tokens = Vec::new();
+        let mut segments = Vec::new();
+        let mut wanted = Vec::new();
+        for piece in work {
+            let rows = tokens.len()..tokens.len() + piece.tokens.len();
+            match piece.wanted {
+                Wanted::None => {}
+                Wanted::Last => wanted.extend(rows.clone().last()),
+                Wanted::All => wanted.extend(rows.clone()),
+            }
+            tokens.extend_from_slice(piece.tokens);
+            segments.push(Segment { seq: piece.seq, first_position: self.cache.len(piece.seq), rows });
+        }
+        for piece in work {
+            self.cache.reserve(piece.seq, piece.tokens.len())?;
+        }
+        let mut pass = Pass::new(
+            &self.parameters,
+            &mut self.cache,
+            segments,
+            wanted,
+            &self.ropes,
+            // The trait object's lifetime shortens to that of the pass.
+            hook.map(|hook| hook as &mut dyn Hook),
+            &mut self.scratch,
+        );
+        *logits = self.decoder.forward(&mut pass, &tokens)?.values;
+        work.iter().for_each(|piece| self.cache.commit(piece.seq, piece.tokens.len()));
+        Ok(())
+    }
+
+    /// The logits after every token of a new sequence, `[tokens, vocab_size]`.
+    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let mut logits = Vec::new();
+        logits.try_reserve_exact(ids.len() * self.decoder.vocab_size).map_err(|_| Error::Memory {
+            what: "logits".into(),
+            bytes: ids.len() * self.decoder.vocab_size * size_of::<f32>(),
+        })?;
+        self.in_chunks(ids, |_, rows| logits.extend_from_slice(rows))?;
+        Ok(logits)
+    }
+
+    /// The logits after every token of several new sequences in one pass, which the hook looks at.
+    pub fn logits_hooked(&mut self, sequences: &[Vec<u32>], hook: &mut dyn Hook) -> Result<Vec<Vec<f32>>> {
+        let seqs: Vec<SeqId> = sequences.iter().map(|_| self.start()).collect();
+        let work: Vec<Work<'_>> = seqs
+            .iter()
+            .zip(sequences)
+            .map(|(&seq, tokens)| Work { seq, tokens, wanted: Wanted::All })
+            .collect();
+        let mut rows = Vec::new();
+        let result = self.forward_hooked(&work, &mut rows, Some(hook));
+        seqs.into_iter().for_each(|seq| self.release(seq));
+        result?;
+        let mut rest = &rows[..];
+        Ok(sequences
+            .iter()
+            .map(|ids| {
+                let (own, others) = rest.split_at(ids.len() * self.decoder.vocab_size);
+                rest = others;
+                own.to_vec()
+            })
+            .collect())
+    }
+
+    /// `log P(ids[t] | ids[..t])` for t = 1, 2, …; more tokens than a sequence can hold are cut into windows,
+    /// each of which begins with the last token of the one before.
+    pub fn token_logprobs(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let vocab = self.decoder.vocab_size;
+        let mut logprobs = Vec::with_capacity(ids.len().saturating_sub(1));
+        self.check_tokens(ids)?;
+        let mut first = 0;
+        while first + 1 < ids.len() {
+            let window = &ids[first..ids.len().min(first + self.max_positions.max(2))];
+            self.in_chunks(&window[..window.len() - 1], |start, rows| {
+                for (row, &next) in rows.chunks_exact(vocab).zip(&window[start + 1..]) {
+                    logprobs.push(row[next as usize] - log_sum_exp(row));
+                }
+            })?;
+            first += window.len() - 1;
+        }
+        Ok(logprobs)
+    }
+
+    /// Runs a new sequence a chunk at a time; `rows` sees each chunk's first position and its logits.
+    fn in_chunks(&mut self, ids: &[u32], mut rows: impl FnMut(usize, &[f32])) -> Result<()> {
+        let seq = self.start();
+        let mut logits = Vec::new();
+        let mut run = |model: &mut Self| {
+            for (index, tokens) in ids.chunks(CHUNK).enumerate() {
+                model.forward(&[Work { seq, tokens, wanted: Wanted::All }], &mut logits)?;
+                rows(index * CHUNK, &logits);
+            }
+            Ok(())
+        };
+        let result = run(self);
+        self.release(seq);
+        result
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        match tokens.iter().find(|&&token| token as usize >= self.decoder.vocab_size) {
+            None => Ok(()),
+            Some(token) => {
+                let expected = format!("ids less than vocab_size = {}", self.decoder.vocab_size);
+                Err(Error::argument("token ids", token, expected))
+            }
+        }
+    }
+
+    fn check(&self, work: &[Work<'_>]) -> Result<()> {
+        for piece in work {
+            self.check_tokens(piece.tokens)?;
+            let len = self.cache.len(piece.seq) + piece.tokens.len();
+            if len > self.max_positions {
+                let found = format!("a sequence of {len} tokens");
+                return Err(Error::argument(
+                    "tokens",
+                    found,
+                    format!("at most {} positions", self.max_positions),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Step for Model {
+    fn vocab_size(&self) -> usize {
+        self.decoder.vocab_size
+    }
+
+    fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    fn start(&mut self) -> SeqId {
+        self.cache.start()
+    }
+
+    fn len(&self, seq: SeqId) -> usize {
+        self.cache.len(seq)
+    }
+
+    fn fork(&mut self, seq: SeqId) -> SeqId {
+        self.cache.fork(seq)
+    }
+
+    fn truncate(&mut self, seq: SeqId, len: usize) {
+        self.cache.truncate(seq, len);
+    }
+
+    fn release(&mut self, seq: SeqId) {
+        self.cache.release(seq);
+    }
+
+    fn forward(&mut self, work: &[Work<'_>], logits: &mut Vec<f32>) -> Result<()> {
+        self.forward_hooked(work, logits, None)
+    }
+}

@@ -1,0 +1,135 @@
+"""Checkpoints that are wrong: every error names the file, the field, what was found and what was expected."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import llmcore
+
+TINY = Path(__file__).parent / "data" / "tiny"
+
+
+@pytest.fixture
+def llama(tmp_path):
+    """A copy of the tiny llama to spoil."""
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(TINY / "llama" / name, folder / name)
+    return folder
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+
+
+def edit_tensors(folder, edit):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mamba"}, r"config\.json: model_type: found 'mamba', expected 'gpt2' or 'llama'"),
+        ({"model_type": None}, r"config\.json: model_type: found None"),
+        ({"hidden_size": "32"}, r"config\.json: hidden_size: found '32', expected int"),
+        ({"hidden_size": True}, r"config\.json: hidden_size: found True, expected int"),
+        ({"hidden_size": -1}, r"config\.json: hidden_size: found -1, expected a whole number from 1"),
+        ({"num_hidden_layers": 1 << 60}, r"config\.json: num_hidden_layers: found 1152921504606846976"),
+        ({"vocab_size": 1 << 60}, r"config\.json: vocab_size: found 1152921504606846976"),
+        ({"num_key_value_heads": 3}, r"config\.json: num_key_value_heads: found 3, expected a divisor of"),
+        ({"hidden_act": "swoosh"}, r"swoosh"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, r"rope_type: found 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, r"rope_parameters\.factor: found None"),
+        ({"pretraining_tp": 2}, r"pretraining_tp: found 2, expected 1"),
+        (
+            {"vocab_size": 161},
+            r"shape of \"model\.embed_tokens\.weight\": found \[160, 32\], expected \[161, 32\]",
+        ),
+        ({"num_hidden_layers": 3}, r"model\.layers\.2"),
+    ],
+)
+def test_a_config_that_is_wrong(llama, changes, message):
+    edit_config(llama, **changes)
+    with pytest.raises(ValueError, match=message):
+        llmcore.load(llama)
+
+
+def test_a_config_that_is_no_json(llama):
+    (llama / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: found .*line 1.*, expected JSON"):
+        llmcore.load(llama)
+    (llama / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json: found"):
+        llmcore.load(llama)
+
+
+def test_a_folder_without_a_config(llama):
+    (llama / "config.json").unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match=r"config\.json"):
+        llmcore.load(llama)
+
+
+def test_a_missing_tensor(llama):
+    edit_tensors(llama, lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.weight"))
+    with pytest.raises(ValueError, match=r"model\.safetensors.*model\.layers\.1\.mlp\.down_proj\.weight"):
+        llmcore.load(llama)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight"]
+)
+def test_a_weight_that_is_no_number(llama, name, value):
+    def spoil(tensors):
+        tensors[name].reshape(-1)[-1] = value
+
+    edit_tensors(llama, spoil)
+    with pytest.raises(
+        ValueError, match=rf"model\.safetensors: tensor \"{name}\": found (NaN|-?inf).*finite"
+    ):
+        llmcore.load(llama)
+
+
+def test_a_transposed_tensor(llama):
+    def spoil(tensors):
+        name = "model.layers.0.mlp.up_proj.weight"
+        tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+    edit_tensors(llama, spoil)
+    with pytest.raises(
+        ValueError, match=r"shape of \"model\.layers\.0\.mlp\.up_proj\.weight\": found \[32, 80\]"
+    ):
+        llmcore.load(llama)
+
+
+def test_options_of_load():
+    with pytest.raises(ValueError, match="dtype: found 'int3'"):
+        llmcore.load(TINY / "llama", dtype="int3")
+    with pytest.raises(ValueError, match="threads: found 0"):
+        llmcore.load(TINY / "llama", threads=0)
+
+
+def test_a_base_model_has_no_prefix(llama):
+    """Names without the prefix of the class that saved them are found, too."""
+    ids = [1, 2, 3]
+    expected = llmcore.load(llama).logits(ids)
+
+    def strip(tensors):
+        for name in list(tensors):
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    edit_tensors(llama, strip)
+    np.testing.assert_array_equal(llmcore.load(llama).logits(ids), expected)
