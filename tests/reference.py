@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcore import blocks
+
 Floats = NDArray[np.floating]
 
 
@@ -110,3 +112,89 @@ def attention_probs(*args, **kwargs) -> Floats:
 def attention(q: Floats, k: Floats, v: Floats, **kwargs) -> Floats:
     group = q.shape[-3] // k.shape[-3]
     return attention_probs(q, k, **kwargs) @ np.repeat(double(v), group, axis=-3)
+
+
+# Blocks: the description, the parameters by path, the names of the scope, and rows [time, width]
+
+
+class Names:
+    """The paths of a scope: a second block of a name gets `_2`."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.taken: dict[str, int] = {}
+
+    def path(self, name: str) -> str:
+        self.taken[name] = self.taken.get(name, 0) + 1
+        part = name if self.taken[name] == 1 else f"{name}_{self.taken[name]}"
+        return f"{self.prefix}.{part}" if self.prefix else part
+
+
+def linear(params, path: str, x: Floats) -> Floats:
+    y = x @ double(params[f"{path}.weight"]).T
+    return y + params[f"{path}.bias"] if f"{path}.bias" in params else y
+
+
+def run_block(block, params, names: Names, x: Floats) -> Floats:
+    """One sequence, from its first position, through a block of `llmcore.blocks`."""
+    match type(block).__name__:
+        case "Serial":
+            for inner in block.blocks:
+                x = run_block(inner, params, names, x)
+            return x
+        case "Residual":
+            return x + run_block(blocks.Serial(*block.blocks), params, names, x)
+        case "Repeat":
+            path = names.path(block.name or "layers")
+            for i in range(block.count):
+                x = run_block(block.block, params, Names(f"{path}.{i}"), x)
+            return x
+        case "LayerNorm":
+            path = names.path(block.name or "norm")
+            return layer_norm(x, params[f"{path}.weight"], params.get(f"{path}.bias", 0.0), block.eps)
+        case "RmsNorm":
+            return rms_norm(x, params[f"{names.path(block.name or 'norm')}.weight"], block.eps)
+        case "Attention":
+            return attention_block(block, params, names.path(block.name or "attn"), x)
+        case "Mlp":
+            path = names.path(block.name or "mlp")
+            return linear(params, f"{path}.down", ACTIVATIONS[block.act](linear(params, f"{path}.up", x)))
+        case "GatedMlp":
+            path = names.path(block.name or "mlp")
+            gate = ACTIVATIONS[block.act](linear(params, f"{path}.gate", x))
+            return linear(params, f"{path}.down", gate * linear(params, f"{path}.up", x))
+        case kind:
+            raise ValueError(f"no oracle for {kind}")
+
+
+def attention_block(block, params, path: str, x: Floats) -> Floats:
+    kv_heads = block.kv_heads or block.heads
+    head_dim = block.head_dim or x.shape[1] // block.heads
+
+    def heads(part: str, count: int) -> Floats:
+        return linear(params, f"{path}.{part}", x).reshape(len(x), count, head_dim).swapaxes(0, 1)
+
+    q, k, v = heads("q", block.heads), heads("k", kv_heads), heads("v", kv_heads)
+    if block.rope is not None:
+        q, k = turn(q, block.rope), turn(k, block.rope)
+    context = attention(q, k, v, causal=block.causal, scale=block.scale)
+    return linear(params, f"{path}.o", context.swapaxes(0, 1).reshape(len(x), -1))
+
+
+def turn(heads: Floats, rope: blocks.Rope) -> Floats:
+    """Entries i and i + n of a head are a complex number, turned by position · frequency i."""
+    n = len(rope.frequencies)
+    angles = np.arange(heads.shape[1])[:, None] * np.array(rope.frequencies)
+    turned = (heads[..., :n] + 1j * heads[..., n : 2 * n]) * np.exp(1j * angles) * rope.scale
+    return np.concatenate([turned.real, turned.imag, heads[..., 2 * n :]], axis=-1)
+
+
+def decoder(block: blocks.Decoder, params, ids) -> Floats:
+    """The logits `[time, vocab_size]` after each of the tokens `ids`."""
+    x = double(params["embed.weight"])[ids]
+    if block.embed.positions is not None:
+        x = x + params["embed.positions"][: len(ids)]
+    names = Names()
+    x = run_block(block.norm, params, names, run_block(block.layers, params, names, x))
+    head = {"head.weight": params["embed.weight"], **params}
+    return linear(head, "head", x)

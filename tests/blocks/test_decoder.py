@@ -1,0 +1,147 @@
+"""Decoders of any composition against the NumPy oracle, and the same bits however they are run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from llmcore import _core
+from llmcore.blocks import (
+    Attention,
+    Decoder,
+    Embed,
+    GatedMlp,
+    LayerNorm,
+    Linear,
+    Mlp,
+    Repeat,
+    Residual,
+    RmsNorm,
+    Rope,
+    Serial,
+    Tied,
+    describe,
+)
+
+POSITIONS = 200
+ACTS = ["gelu", "gelu_new", "quick_gelu", "silu", "relu", "tanh"]
+NORMS = st.sampled_from([LayerNorm(1e-5), LayerNorm(1e-5, bias=False), RmsNorm(1e-6)])
+
+
+@st.composite
+def attentions(draw) -> Attention:
+    kv_heads = draw(st.integers(1, 3))
+    head_dim = draw(st.sampled_from([1, 3, 8, 16, 20]))
+    turned = draw(st.integers(0, head_dim // 2))
+    frequencies = tuple(float(np.float32(0.7**i)) for i in range(turned))
+    return Attention(
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        bias=draw(st.booleans()),
+        out_bias=draw(st.sampled_from([None, True, False])),
+        rope=Rope(frequencies, draw(st.sampled_from([1.0, 1.25]))) if turned else None,
+        scale=draw(st.sampled_from([None, 0.2])),
+    )
+
+
+@st.composite
+def decoders(draw) -> Decoder:
+    act = st.sampled_from(ACTS)
+    hidden = st.integers(1, 40)
+    mlps = st.one_of(
+        st.builds(Mlp, hidden, act, st.booleans()), st.builds(GatedMlp, hidden, act, st.booleans())
+    )
+    layer = draw(
+        st.builds(
+            lambda a, b, attention, mlp: Serial(Residual(a, attention), Residual(b, mlp)),
+            NORMS,
+            NORMS,
+            attentions(),
+            mlps,
+        )
+    )
+    vocab = draw(st.integers(1, 60))
+    embed = Embed(vocab, draw(st.integers(1, 40)), draw(st.sampled_from([None, POSITIONS])))
+    head = draw(st.sampled_from([Tied(), Linear(vocab), Linear(vocab, bias=True)]))
+    return Decoder(embed, Repeat(layer, draw(st.integers(0, 3))), draw(NORMS), head)
+
+
+def shapes(block: Decoder) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a decoder whose layers are as above."""
+    width = block.embed.width
+    found = {"embed.weight": (block.embed.vocab_size, width)}
+    if block.embed.positions is not None:
+        found["embed.positions"] = (block.embed.positions, width)
+
+    def norm(path, spec):
+        found[f"{path}.weight"] = (width,)
+        if isinstance(spec, LayerNorm) and spec.bias:
+            found[f"{path}.bias"] = (width,)
+
+    def matrix(path, outputs, inputs, bias):
+        found[f"{path}.weight"] = (outputs, inputs)
+        if bias:
+            found[f"{path}.bias"] = (outputs,)
+
+    for i in range(block.layers.count):
+        (first, attention), (second, mlp) = (residual.blocks for residual in block.layers.block.blocks)
+        norm(f"layers.{i}.norm", first)
+        norm(f"layers.{i}.norm_2", second)
+        for part, heads in (("q", attention.heads), ("k", attention.kv_heads), ("v", attention.kv_heads)):
+            matrix(f"layers.{i}.attn.{part}", heads * attention.head_dim, width, attention.bias)
+        out_bias = attention.bias if attention.out_bias is None else attention.out_bias
+        matrix(f"layers.{i}.attn.o", width, attention.heads * attention.head_dim, out_bias)
+        for part in ("gate", "up") if isinstance(mlp, GatedMlp) else ("up",):
+            matrix(f"layers.{i}.mlp.{part}", mlp.hidden, width, mlp.bias)
+        matrix(f"layers.{i}.mlp.down", width, mlp.hidden, mlp.bias)
+    norm("norm", block.norm)
+    if isinstance(block.head, Linear):
+        matrix("head", block.head.outputs, width, block.head.bias)
+    return found
+
+
+def compile_random(block: Decoder, seed: int) -> tuple[_core.Model, dict[str, np.ndarray]]:
+    """The compiled model with random parameters, and those."""
+    rng = np.random.default_rng(seed)
+    params = {
+        path: rng.normal(size=shape, scale=0.5).astype(np.float32) for path, shape in shapes(block).items()
+    }
+    with TemporaryDirectory() as folder:
+        save_file(params, Path(folder) / "model.safetensors")
+        views = json.dumps({path: {"tensor": path} for path in params})
+        source = _core.SafeTensors(folder)
+        model = _core.Model(json.dumps(describe(block)), source, views, POSITIONS)
+    assert {path: tuple(shape) for path, shape in model.parameters()} == shapes(block)
+    return model, params
+
+
+@settings(max_examples=60, deadline=None)
+@given(block=decoders(), seed=st.integers(0, 1 << 30), time=st.sampled_from([1, 2, 17, 70, 130]))
+def test_logits_are_the_oracle_s(block, seed, time):
+    model, params = compile_random(block, seed)
+    ids = np.random.default_rng(seed).integers(0, block.embed.vocab_size, time).astype(np.uint32)
+    expected = reference.decoder(block, params, ids)
+    logits, _ = model.forward([ids], [])
+    scale = max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(logits[0], expected, rtol=0, atol=2e-4 * scale)
+
+
+@settings(max_examples=30, deadline=None)
+@given(block=decoders(), seed=st.integers(0, 1 << 30), times=st.lists(st.integers(1, 80), min_size=2, max_size=4))
+def test_captured_sites_and_a_batch_change_no_bits(block, seed, times):
+    model, _ = compile_random(block, seed)
+    rng = np.random.default_rng(seed)
+    batch = [rng.integers(0, block.embed.vocab_size, time).astype(np.uint32) for time in times]
+    alone = [model.forward([ids], [])[0][0] for ids in batch]
+    together, captured = model.forward(batch, model.sites())
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))
+    assert captured["embed"][0].shape == (sum(times), block.embed.width)
