@@ -15,7 +15,7 @@ use crate::search::step::{SeqId, Step, Wanted, Work};
 use crate::sites::{Hook, Sites};
 
 /// Rows of a pass where the caller did not choose: enough for the products to run at full speed.
-const CHUNK: usize = 512;
+pub const CHUNK: usize = 512;
 
 /// The tree, what it needs to run, and its sequences.
 pub struct Model {
@@ -110,14 +110,14 @@ impl Model {
         Ok(())
     }
 
-    /// The logits after every token of a new sequence, `[tokens, vocab_size]`.
-    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+    /// The logits after every token of a new sequence, `[tokens, vocab_size]`, `chunk` rows a pass.
+    pub fn logits(&mut self, ids: &[u32], chunk: usize) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
         logits.try_reserve_exact(ids.len() * self.decoder.vocab_size).map_err(|_| Error::Memory {
             what: "logits".into(),
             bytes: ids.len() * self.decoder.vocab_size * size_of::<f32>(),
         })?;
-        self.in_chunks(ids, |_, rows| logits.extend_from_slice(rows))?;
+        self.in_chunks(ids, chunk, |_, rows| logits.extend_from_slice(rows))?;
         Ok(logits)
     }
 
@@ -153,7 +153,7 @@ impl Model {
         let mut first = 0;
         while first + 1 < ids.len() {
             let window = &ids[first..ids.len().min(first + self.max_positions.max(2))];
-            self.in_chunks(&window[..window.len() - 1], |start, rows| {
+            self.in_chunks(&window[..window.len() - 1], CHUNK, |start, rows| {
                 for (row, &next) in rows.chunks_exact(vocab).zip(&window[start + 1..]) {
                     logprobs.push(row[next as usize] - log_sum_exp(row));
                 }
@@ -164,13 +164,13 @@ impl Model {
     }
 
     /// Runs a new sequence a chunk at a time; `rows` sees each chunk's first position and its logits.
-    fn in_chunks(&mut self, ids: &[u32], mut rows: impl FnMut(usize, &[f32])) -> Result<()> {
+    fn in_chunks(&mut self, ids: &[u32], chunk: usize, mut rows: impl FnMut(usize, &[f32])) -> Result<()> {
         let seq = self.start();
         let mut logits = Vec::new();
         let mut run = |model: &mut Self| {
-            for (index, tokens) in ids.chunks(CHUNK).enumerate() {
+            for (index, tokens) in ids.chunks(chunk).enumerate() {
                 model.forward(&[Work { seq, tokens, wanted: Wanted::All }], &mut logits)?;
-                rows(index * CHUNK, &logits);
+                rows(index * chunk, &logits);
             }
             Ok(())
         };

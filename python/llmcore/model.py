@@ -127,8 +127,8 @@ class Model:
             ValueError: no tokens, an id outside of the vocabulary, or more tokens than `max_positions`.
         """
         if not len(ids) or np.isscalar(ids[0]):
-            return self.core.forward([_ids(ids)], [])[0][0]
-        return self.core.forward([_ids(row) for row in ids], [])[0]
+            return self.core.forward([_ids(ids)])[0][0]
+        return self.core.forward([_ids(row) for row in ids])[0]
 
     def forward(
         self, ids: Ids, capture: Sequence[str] = ()

@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 
 use super::formats::source;
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{CHUNK, Model};
 use crate::parameters::View;
 use crate::search::step::Step;
 use crate::sites::Capture;
@@ -105,18 +105,25 @@ impl PyModel {
     /// The logits `[tokens, vocab_size]` of each sequence in one pass, and by path what the sites named in
     /// `capture` saw: `[tokens, width]` of all sequences one after the other, and of attention's scores and
     /// probabilities `[heads, tokens, tokens]`, a list of one array a sequence.
+    ///
+    /// Without `capture` a sequence runs by itself, `chunk` rows a pass; that changes no bits.
+    #[pyo3(signature = (sequences, capture=Vec::new(), chunk=CHUNK))]
     fn forward<'py>(
         &self,
         py: Python<'py>,
         sequences: Vec<PyReadonlyArray1<'py, u32>>,
         capture: Vec<String>,
+        chunk: usize,
     ) -> PyResult<Forwarded<'py>> {
+        if chunk == 0 {
+            return Err(Error::argument("chunk", chunk, "at least one row a pass").into());
+        }
         let sequences: Vec<Vec<u32>> =
             sequences.iter().map(|ids| ids.as_array().iter().copied().collect()).collect();
         let (logits, capture, paths) = self.run(py, |model| {
             let mut hook = Capture::new(model.sites(), &capture)?;
             let logits = if capture.is_empty() {
-                sequences.iter().map(|ids| model.logits(ids)).collect::<Result<Vec<_>>>()?
+                sequences.iter().map(|ids| model.logits(ids, chunk)).collect::<Result<Vec<_>>>()?
             } else {
                 model.logits_hooked(&sequences, &mut hook)?
             };

@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+import reference
 from llmcore import _core
 from llmcore.blocks import (
     Attention,
@@ -129,18 +129,20 @@ def test_logits_are_the_oracle_s(block, seed, time):
     model, params = compile_random(block, seed)
     ids = np.random.default_rng(seed).integers(0, block.embed.vocab_size, time).astype(np.uint32)
     expected = reference.decoder(block, params, ids)
-    logits, _ = model.forward([ids], [])
+    logits, _ = model.forward([ids])
     scale = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(logits[0], expected, rtol=0, atol=2e-4 * scale)
 
 
 @settings(max_examples=30, deadline=None)
-@given(block=decoders(), seed=st.integers(0, 1 << 30), times=st.lists(st.integers(1, 80), min_size=2, max_size=4))
+@given(
+    block=decoders(), seed=st.integers(0, 1 << 30), times=st.lists(st.integers(1, 80), min_size=2, max_size=4)
+)
 def test_captured_sites_and_a_batch_change_no_bits(block, seed, times):
     model, _ = compile_random(block, seed)
     rng = np.random.default_rng(seed)
     batch = [rng.integers(0, block.embed.vocab_size, time).astype(np.uint32) for time in times]
-    alone = [model.forward([ids], [])[0][0] for ids in batch]
+    alone = [model.forward([ids])[0][0] for ids in batch]
     together, captured = model.forward(batch, model.sites())
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))

@@ -1,0 +1,91 @@
+"""One numeric truth: a sequence's logits are the same bits however and wherever they are computed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import llmcore
+from llmcore import _core
+
+TINY = Path(__file__).parents[1] / "data" / "tiny"
+MODELS = ["gpt2", "llama"]
+VOCAB = 160
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def models(request):
+    """The same model limited to one thread, and not limited."""
+    return [
+        llmcore.load(TINY / request.param, dtype="float32", threads=threads).core for threads in (1, None)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def restored_isa():
+    before = _core.isa()
+    yield
+    _core.set_isa(before)
+
+
+def sequences(longest: int = 120) -> st.SearchStrategy[np.ndarray]:
+    ids = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=longest)
+    return ids.map(lambda ids: np.array(ids, np.uint32))
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    return array.view(np.uint32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.lists(sequences(), min_size=1, max_size=4),
+    chunk=st.sampled_from([1, 2, 3, 16, 63, 64, 65, 512]),
+    isa=st.sampled_from(_core.available_isas()),
+    unlimited=st.booleans(),
+)
+def test_the_same_bits(models, batch, chunk, isa, unlimited):
+    _core.set_isa("portable")
+    truth = [models[0].forward([ids])[0][0] for ids in batch]
+    _core.set_isa(isa)
+    model = models[unlimited]
+    for ids, expected in zip(batch, truth, strict=True):
+        (logits,), _ = model.forward([ids], chunk=chunk)
+        np.testing.assert_array_equal(bits(logits), bits(expected))
+    # A pass that is looked at takes the whole batch at once.
+    together, _ = model.forward(batch, capture=["embed"])
+    for logits, expected in zip(together, truth, strict=True):
+        np.testing.assert_array_equal(bits(logits), bits(expected))
+
+
+def digest(model: str) -> str:
+    """A digest of the logits of a fixed batch."""
+    rng = np.random.default_rng(0)
+    core = llmcore.load(TINY / model).core
+    batch = [rng.integers(0, VOCAB, n).astype(np.uint32) for n in (120, 1, 64, 65)]
+    together, _ = core.forward(batch, capture=["embed"])
+    return hashlib.sha256(b"".join(logits.tobytes() for logits in together)).hexdigest()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_processes_of_any_threads_and_instruction_set(threads, isa):
+    code = f"import json, test_bits; print(json.dumps([test_bits.digest(m) for m in {MODELS}]))"
+    env = os.environ | {
+        "LLMCORE_THREADS": str(threads),
+        "LLMCORE_ISA": isa,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert json.loads(printed.stdout) == [digest(model) for model in MODELS]
