@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self, disjoint_base
 
 __all__ = [
+    "Generation",
     "Gguf",
     "Model",
     "SafeTensors",
@@ -196,3 +197,22 @@ class Model:
         self, sequences: list[NDArray[np.uint32]], capture: list[str] = [], chunk: int = 512
     ) -> tuple[list[NDArray[np.float32]], dict[str, list[NDArray[np.float32]]]]: ...
     def token_logprobs(self, ids: NDArray[np.uint32]) -> NDArray[np.float32]: ...
+
+_Logprobs = list[tuple[int, float, list[tuple[int, float]]]]
+_FinishReason = Literal["stop", "length"]
+
+@final
+class Generation:
+    def __new__(
+        cls,
+        model: Model,
+        requests: Sequence[tuple[Sequence[int], dict[str, Any]]],
+        tokenizer: Tokenizer | None = None,
+    ) -> Generation: ...
+    def __iter__(self) -> Generation: ...
+    def __next__(self) -> list[tuple[int, int, list[int], str, _Logprobs, _FinishReason | None]]: ...
+    def run(self) -> None: ...
+    def results(
+        self,
+    ) -> list[list[tuple[list[int], str | None, float | None, _Logprobs, _FinishReason]]]: ...
+    def close(self) -> None: ...

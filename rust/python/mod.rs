@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 pub mod formats;
+pub mod generation;
 pub mod model;
 pub mod ops;
 pub mod tokenizer;
@@ -14,5 +15,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ops::register(module)?;
     tokenizer::register(module)?;
     model::register(module)?;
+    generation::register(module)?;
     Ok(())
 }

@@ -19,15 +19,16 @@ use crate::threads;
 #[pyclass(name = "Model", module = "llmcore._core", frozen)]
 pub struct PyModel {
     model: Mutex<Model>,
-    threads: Option<usize>,
-    vocab_size: usize,
-    max_positions: usize,
+    pub(super) threads: Option<usize>,
+    pub(super) vocab_size: usize,
+    pub(super) max_positions: usize,
 }
 
 impl PyModel {
-    /// Runs `job` on the model as a search sees it, without the GIL.
-    pub fn with_step<R: Send>(&self, py: Python<'_>, job: impl FnOnce(&mut dyn Step) -> R + Send) -> R {
-        self.run(py, |model| job(model))
+    /// Runs `job` on the model as a search sees it. The caller must not hold the GIL: whoever has the
+    /// model may be waiting for it.
+    pub fn with_step<R>(&self, job: impl FnOnce(&mut dyn Step) -> R) -> R {
+        threads::with_limit(self.threads, || job(&mut *self.lock()))
     }
 
     fn run<R: Send>(&self, py: Python<'_>, job: impl FnOnce(&mut Model) -> R + Send) -> R {
