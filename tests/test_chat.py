@@ -413,13 +413,15 @@ ENDLESS = """
 @pytest.mark.parametrize("source", ENDLESS.strip().splitlines())
 def test_a_template_that_runs_on_is_stopped(source, monkeypatch):
     monkeypatch.setattr(template, "_MAX_SECONDS", 0.3)
-    with pytest.raises(ValueError, match=r"rendering (takes|makes) more than"):
+    with pytest.raises(ValueError, match=r"rendering (takes|uses) more than"):
         tracked(source, [])
 
 
 def test_a_long_conversation_is_within_bounds():
     messages = conversation(*["word " * 2000] * 200)
     assert sum(len(text) for text, _ in tracked(SMOLLM2, messages)) > 2_000_000
+    messages = conversation(*["word " * 50] * 1000)
+    assert sum(len(text) for text, _ in tracked(DEEPSEEK, messages)) > 200_000  # joined anew for each
 
 
 # ---------------------------------------------------------------------------------------------------

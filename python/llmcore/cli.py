@@ -406,7 +406,8 @@ def tokenize(
     from llmcore.tokenizer import Tokenizer
 
     data = read_input(text, "text")
-    tokenizer = Tokenizer.from_file(hub.resolve(model))
+    path = hub.resolve(model)
+    tokenizer = Tokenizer.from_file(path) if path.is_file() else Tokenizer.from_folder(path)
     if count:
         number = tokenizer.count(data)
         return write_json({"count": number}) if as_json else write(f"{number}\n")
@@ -465,6 +466,8 @@ def info(
         facts |= load(model, dtype, threads).info()
     if as_json:
         return write_json(facts)
+    if (position := facts.pop("kv_bytes_per_position", None)) is not None:
+        facts["kv_bytes_per_1000_positions"] = 1000 * position
     width = max(map(len, facts))
     for name, value in facts.items():
         write(f"{name.replace('_', ' '):{width}}  {readable(name, value)}\n")

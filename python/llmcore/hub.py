@@ -318,10 +318,11 @@ def _pip_download(name: str, wheel: Wheel, scratch: Path, progress: bool) -> Pat
 
 
 def _pip_errors(log: Path) -> str:
-    """What pip said went wrong: its ERROR lines, or its last lines where it has none."""
+    """What pip said went wrong: its ERROR lines and its last WARNING, or its last lines."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    warnings = [line for line in lines if line.startswith("WARNING:")]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    return "\n".join(errors or lines[-5:]) or "pip said nothing"
+    return "\n".join([*warnings[-1:], *errors] or lines[-5:]) or "pip said nothing"
 
 
 def _bytes_below(folder: Path) -> int:

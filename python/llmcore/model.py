@@ -201,15 +201,26 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """Architecture and sizes: counts, and bytes in memory."""
+        config = self.config
+        heads = _first(config, "num_attention_heads", "n_head")
         return {
             "model_type": self.checkpoint.model_type,
             "path": str(self.checkpoint.path),
+            "layers": _first(config, "num_hidden_layers", "n_layer"),
+            "heads": heads,
+            "kv_heads": _first(config, "num_key_value_heads") or heads,
+            "hidden_size": _first(config, "hidden_size", "n_embd"),
             "parameters": sum(math.prod(shape) for _, shape in self.core.parameters()),
             "weight_bytes": self.core.weight_bytes(),
             "kv_bytes_per_position": self.core.kv_bytes_per_position(),
             "max_positions": self.max_positions,
             "vocab_size": self.core.vocab_size,
         }
+
+
+def _first(config: Any, *names: str) -> Any:
+    """The first of these fields that the configuration has: architectures name one thing in several ways."""
+    return next((getattr(config, name) for name in names if hasattr(config, name)), None)
 
 
 def _ids(ids: Ids) -> npt.NDArray[np.uint32]:

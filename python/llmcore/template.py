@@ -6,8 +6,8 @@ strings (output, `+`, `~`, `join`, blocks, macros) keeps the trust of each piece
 
 **Bounds.** The sandbox of Jinja keeps a template away from Python's internals but lets it run for ever
 or fill the memory. Here every statement, call, filter, test and operator draws on a budget of
-characters made and of time; what would multiply sizes behind its back (padding, wide formats, powers)
-is refused.
+memory used and of time; what would multiply sizes behind its back (padding, wide formats, powers) is
+refused.
 
 Semantics otherwise follow Transformers' chat templates (`utils/chat_template_utils.py`): an
 `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls, `raise_exception`,
@@ -20,6 +20,7 @@ import datetime
 import functools
 import json
 import re
+import sys
 import time
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -41,13 +42,14 @@ from llmcore.trust import Tracked, concat, trusted
 
 __all__ = ["render"]
 
-# A render may make this many characters (4 bytes each at worst) and take this long. Real templates
-# need thousandths of both.
-_MAX_CHARACTERS = 1 << 27
+# A render may use so many bytes, what it has freed again included, and so many seconds. Usual
+# templates need thousandths of both.
+_MAX_BYTES = 1 << 29
 _MAX_SECONDS = 10.0
 _MAX_TEMPLATE = 1 << 20
-# What a statement and an element of a list count for beside the characters they make.
-_STEP, _ELEMENT = 16, 32
+# The bytes that a statement counts for, an element of a list or a range of a Tracked, and, before its string
+# exists, a character.
+_STEP, _ELEMENT, _CHARACTER = 64, 64, 4
 _MAX_INTEGER_BITS = 4096
 
 _FILE = "<chat template>"
@@ -58,16 +60,16 @@ _FILE = "<chat template>"
 
 
 class _Budget:
-    """What one render may still make and take."""
+    """What one render may still use."""
 
     def __init__(self) -> None:
-        self.characters = _MAX_CHARACTERS
+        self.bytes = _MAX_BYTES
         self.deadline = time.monotonic() + _MAX_SECONDS
 
-    def charge(self, characters: int) -> None:
-        self.characters -= characters
-        if self.characters < 0:
-            raise SecurityError(f"rendering makes more than {_MAX_CHARACTERS} characters")
+    def charge(self, size: int) -> None:
+        self.bytes -= size
+        if self.bytes < 0:
+            raise SecurityError(f"rendering uses more than {_MAX_BYTES >> 20} MiB")
         if time.monotonic() > self.deadline:
             raise SecurityError(f"rendering takes more than {_MAX_SECONDS:.0f} seconds")
 
@@ -75,13 +77,13 @@ class _Budget:
 _budget: ContextVar[_Budget] = ContextVar("budget of the render that runs")
 
 
-def _charge(characters: int) -> None:
-    _budget.get().charge(characters)
+def _charge(size: int) -> None:
+    _budget.get().charge(size)
 
 
 def _size(text: str) -> int:
-    """The characters of `text`, and the memory of its marks counted in characters."""
-    return len(text) + (_ELEMENT * len(text._ranges) if isinstance(text, Tracked) else 0)
+    """The bytes of a string and of its marks."""
+    return sys.getsizeof(text) + (_ELEMENT * len(text._ranges) if isinstance(text, Tracked) else 0)
 
 
 def _charged(value: Any) -> Any:
@@ -140,13 +142,14 @@ def _replace(text: object, old: object, new: object, count: int | None = None) -
     """`str.replace`, charged before the memory is taken."""
     text, old, new = str(text), str(old), str(new)
     times = text.count(old) if count is None or count < 0 else min(count, text.count(old))
-    _charge(len(text) + times * len(new))
+    _charge(_CHARACTER * (len(text) + times * len(new)))
     return text.replace(old, new, times)
 
 
 def _indent(s: object, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     text = str(s)
-    _charge((text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
+    lines = text.count("\n") + 1
+    _charge(_CHARACTER * (len(text) + lines * (width if isinstance(width, int) else len(width))))
     return jinja2.filters.do_indent(text, width, first, blank)
 
 
