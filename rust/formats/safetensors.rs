@@ -5,7 +5,8 @@
 //! gaps. See <https://huggingface.co/docs/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path};
+use std::ffi::OsStr;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -84,8 +85,7 @@ pub fn parse_index(file: &FileBytes) -> Result<BTreeMap<String, Vec<String>>> {
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, shard) in index.weight_map.0 {
         // A shard stands beside its index: a path to anywhere else is not followed.
-        let mut components = Path::new(&shard).components();
-        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+        if Path::new(&shard).file_name() != Some(OsStr::new(&shard)) {
             let field = format!("weight_map[{}]", quote(&name));
             let expected = "the name of a file in the same folder";
             return Err(Error::file(file.path(), field, quote(&shard), expected));

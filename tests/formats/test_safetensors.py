@@ -258,6 +258,10 @@ def test_lies_of_an_index(tmp_path):
             r'weight_map\["a"\]: found "/etc/passwd", expected the name of a file in the same',
         ),
         ({"a": ".."}, r'weight_map\["a"\]: found "\.\.", expected the name of a file in the same'),
+        (
+            {"a": "model-1.safetensors/"},
+            r'weight_map\["a"\]: found "model-1\.safetensors/", expected the name of',
+        ),
         ({"a": ""}, r'weight_map\["a"\]: found "", expected the name of a file in the same'),
         (
             {"b": "model-1.safetensors"},
