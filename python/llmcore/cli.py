@@ -378,7 +378,7 @@ def answered(model: Model, messages: list[dict[str, str]], options: dict[str, An
     ids = model.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
     clock = Clock()
     texts: list[str] = []
-    reason = None
+    reason: str | None = None
     with contextlib.closing(model.stream(ids, **options)) as pieces:
         try:
             for piece in clock.count(pieces):

@@ -223,7 +223,7 @@ def _first(config: Any, *names: str) -> Any:
     return next((getattr(config, name) for name in names if hasattr(config, name)), None)
 
 
-def _ids(ids: Ids) -> npt.NDArray[np.uint32]:
+def _ids(ids: Ids | Sequence[Ids]) -> npt.NDArray[np.uint32]:
     """Token ids as `_core` takes them."""
     array = np.asarray(ids)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

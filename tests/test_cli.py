@@ -1,0 +1,350 @@
+"""cli.py: what is printed where, and the exit codes. Most with a model that says what the test wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import llmcore
+from llmcore import cli, hub
+from llmcore.generation import Completion, GenerationConfig, Piece
+
+PACKAGE = Path(hub.__file__).parents[1]
+
+
+class FakeTokenizer:
+    def __init__(self, conversations):
+        self.conversations = conversations
+
+    def apply_chat_template(self, messages, add_generation_prompt=False):
+        if add_generation_prompt:
+            self.conversations.append([dict(message) for message in messages])
+        return [1, 2, 3]
+
+
+class FakeModel:
+    """Streams `answers`, one a call; an exception among the pieces is raised."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.calls = []
+        self.conversations = []
+        self.tokenizer = FakeTokenizer(self.conversations)
+
+    def stream(self, prompt, **options):
+        self.calls.append((prompt, options))
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return self.pieces(answer)
+
+    @staticmethod
+    def pieces(answer):
+        for index, text in enumerate(answer):
+            if isinstance(text, BaseException):
+                raise text
+            last = index == len(answer) - 1
+            yield Piece(text, [index], finish_reason="stop" if last else None)
+
+    def generate(self, prompt, **options):
+        self.calls.append((prompt, options))
+        completions = [Completion(text, [7], -0.5, None, "length") for text in self.answers]
+        return completions if len(completions) > 1 else completions[0]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs the command line in this process; `run.model` is what it loads."""
+
+    def call(*arguments, input=None):
+        return CliRunner().invoke(cli.app, list(arguments), input=input, prog_name="llmcore")
+
+    def load(source, dtype, threads):
+        call.loaded = (source, dtype, threads)
+        return call.model
+
+    monkeypatch.setattr(cli, "load", load)
+    call.model = FakeModel()
+    call.loaded = None
+    return call
+
+
+def spawn(*arguments, **options):
+    """The command line in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE)} | options.pop("env", {})
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmcore", *arguments],
+        stdin=options.pop("stdin", subprocess.DEVNULL),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        **options,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------
+# generate
+
+
+def test_generate_prints_the_continuation_and_nothing_else(run):
+    run.model = FakeModel([" and", " cats", "."])
+    result = run("generate", "I love dogs")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, " and cats.\n", "")
+    assert run.model.calls == [("I love dogs", {})]
+    assert run.loaded == ("smollm2-135m-instruct", "auto", None)
+
+
+@pytest.mark.parametrize("arguments", [["-"], []])
+def test_generate_reads_standard_input(run, arguments):
+    run.model = FakeModel(["!"])
+    assert run("generate", *arguments, input="two\nlines\n\n").exit_code == 0
+    assert run.model.calls[0][0] == "two\nlines\n"
+
+
+def test_options_of_generation_pass_through_by_their_names(run):
+    run.model = FakeModel(["x"])
+    options = {
+        "max_new_tokens": 5, "min_new_tokens": 2, "num_beams": 4, "num_beam_groups": 2,
+        "diversity_penalty": 0.5, "length_penalty": 2.0, "early_stopping": "never", "temperature": 0.7,
+        "top_k": 3, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8, "seed": 11, "repetition_penalty": 1.1,
+        "presence_penalty": 0.2, "frequency_penalty": 0.3, "no_repeat_ngram_size": 2,
+    }  # fmt: skip
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    others = ["--stop", "a", "--stop", "b", "--model", "m", "--threads", "3", "--dtype", "float32"]
+    assert run("generate", "p", *flags, *others).exit_code == 0
+    assert run.model.calls[0][1] == options | {"stop_strings": ["a", "b"]}
+    assert run.loaded == ("m", "float32", 3)
+    GenerationConfig.resolve(run.model.calls[0][1], {})  # they are names of ours
+
+
+def test_temperature_0_is_greedy(run):
+    run.model = FakeModel(["x"])
+    run("generate", "p", "--temperature", "0")
+    assert run.model.calls[0][1] == {"do_sample": False}
+
+
+def test_several_continuations_are_set_apart(run):
+    run.model = FakeModel("a\nb", "c")
+    result = run("generate", "p", "--num-return-sequences", "2", "--num-beams", "2")
+    assert result.stdout == "a\nb\n---\nc\n"
+
+
+def test_generate_as_json(run):
+    run.model = FakeModel("ünï")
+    result = run("generate", "p", "--json", "--logprobs", "3")
+    completion = {"text": "ünï", "ids": [7], "score": -0.5, "logprobs": None, "finish_reason": "length"}
+    assert json.loads(result.stdout) == {"prompt": "p", "completions": [completion]}
+    assert result.stdout.count("\n") == 1 and "ünï" in result.stdout
+    assert run.model.calls == [("p", {"logprobs": 3})]
+
+
+def test_stats_are_on_standard_error(run):
+    run.model = FakeModel(["a", "b"])
+    result = run("generate", "p", "--stats")
+    assert result.stdout == "ab\n"
+    assert result.stderr.startswith("2 tokens, the first after 0.0")
+
+
+# ---------------------------------------------------------------------------------------------------
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "p", "--no-such-option"], "No such option"),
+        (["nonsense"], "No such command"),
+        (["generate", "p", "--top-k", "many"], "--top-k"),
+        (["generate", "p", "--max-new-tokens", "0"], "--max-new-tokens"),
+        (["generate", "p", "--early-stopping", "maybe"], "expected true, false or never"),
+        (["pull"], "give a name"),
+    ],
+)
+def test_wrong_usage_is_2(run, arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == "" and run.model.calls == []
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("top_k: found -1,\nexpected more"), "llmcore: top_k: found -1, expected more\n"),
+        (FileNotFoundError("x: no such model"), "llmcore: x: no such model\n"),
+        (KeyError("k"), "llmcore: KeyError: 'k' (LLMCORE_DEBUG=1 shows where)\n"),
+        (MemoryError(), "llmcore: MemoryError:  (LLMCORE_DEBUG=1 shows where)\n"),
+    ],
+)
+def test_a_failure_is_1_with_one_line(run, monkeypatch, error, line):
+    monkeypatch.delenv("LLMCORE_DEBUG", raising=False)
+    run.model = FakeModel(error)
+    result = run("generate", "p")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", line)
+    monkeypatch.setenv("LLMCORE_DEBUG", "1")
+    run.model = FakeModel(error)
+    assert run("generate", "p").exception is error
+
+
+def test_ctrl_c_is_130(run):
+    run.model = FakeModel(["a", KeyboardInterrupt()])
+    result = run("generate", "p")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "a\n", "")
+
+
+def test_a_reader_that_leaves_is_no_error(smollm2_path, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("word " * 400_000)
+    with open(text) as stdin:
+        # Unbuffered, Python takes a write that was cut short for a whole one.
+        process = spawn("tokenize", "-m", str(smollm2_path), stdin=stdin, env={"PYTHONUNBUFFERED": ""})
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+# ---------------------------------------------------------------------------------------------------
+# chat
+
+
+def test_chat_keeps_the_conversation(run):
+    run.model = FakeModel(["Hel", "lo."], ["Bye."], ["Again."])
+    result = run("chat", "--system", "Be brief.", input="hi\n\nand?\n/clear\nnew\n/exit\nlost\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello.\nBye.\nAgain.\n", "")
+    system, hi, hello = (
+        {"role": role, "content": content}
+        for role, content in (("system", "Be brief."), ("user", "hi"), ("assistant", "Hello."))
+    )
+    assert run.model.conversations == [
+        [system, hi],
+        [system, hi, hello, {"role": "user", "content": "and?"}],
+        [system, {"role": "user", "content": "new"}],
+    ]
+    assert [prompt for prompt, _ in run.model.calls] == [[1, 2, 3]] * 3
+    assert run.model.calls[0][1] == {"max_new_tokens": cli.CHAT_TOKENS}
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(run):
+    run.model = FakeModel(["I will", KeyboardInterrupt()], ["Yes."])
+    result = run("chat", input="talk\nthere?\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "I will\nYes.\n", "(stopped)\n")
+    assert run.model.conversations[1][1] == {"role": "assistant", "content": "I will"}
+
+
+def test_a_message_that_does_not_fit_is_taken_back(run):
+    run.model = FakeModel(ValueError("prompt: found 9999 tokens"), ["Yes."])
+    result = run("chat", input="long\nshort\n")
+    assert result.exit_code == 0
+    assert result.stderr == "llmcore: prompt: found 9999 tokens (/clear starts anew)\n"
+    assert run.model.conversations[1] == [{"role": "user", "content": "short"}]
+
+
+def test_chat_without_a_template_fails_at_once(run):
+    run.model.tokenizer.apply_chat_template = lambda messages: (_ for _ in ()).throw(
+        ValueError("no chat template")
+    )
+    result = run("chat", input="hi\n")
+    assert (result.exit_code, result.stderr) == (1, "llmcore: no chat template\n")
+
+
+# ---------------------------------------------------------------------------------------------------
+# tokenize, pull, info, --version
+
+
+def test_tokenize(run, smollm2_path):
+    model = ["--model", str(smollm2_path)]
+    lines = run("tokenize", "I love 🦀", *model).stdout.splitlines()
+    assert lines[:2] == ['57\t"I"', '2606\t" love"'] and lines[2].endswith(r"b' \xf0\x9f'")
+    ids = [int(line.split("\t")[0]) for line in lines]
+    assert run("tokenize", "I love 🦀", "--count", *model).stdout == f"{len(ids)}\n"
+    answer = json.loads(run("tokenize", "-", "--json", *model, input="I love 🦀").stdout)
+    assert answer["ids"] == ids and answer["pieces"][:2] == ["I", " love"]
+    assert json.loads(run("tokenize", "--json", "--count", *model, input="").stdout) == {"count": 0}
+
+
+def test_pull(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path))
+    monkeypatch.setenv("LLMCORE_OFFLINE", "1")
+    listing = run("pull", "--list").stdout
+    assert [line.split()[0] for line in listing.splitlines()] == list(hub.SHORT_NAMES)
+    assert "93 MB to fetch" in listing
+    result = run("pull", "smollm2-135m-instruct")
+    assert result.exit_code == 1 and "not tried, LLMCORE_OFFLINE=1" in result.stderr
+    monkeypatch.setattr(hub, "pull", lambda name: tmp_path / name)
+    assert run("pull", "x").stdout == f"{tmp_path / 'x'}\n"
+
+
+def test_info_of_the_machine(run):
+    facts = json.loads(run("info", "--json").stdout)
+    assert facts["isa"] in facts["available_isas"] and facts["threads"] >= 1
+    lines = run("info").stdout.splitlines()
+    assert lines[0].split() == ["version", llmcore.__version__]
+
+
+def test_info_of_a_model(smollm2_path):
+    out, err = spawn("info", str(smollm2_path), "--json").communicate(timeout=120)
+    facts = json.loads(out)
+    assert err == b""
+    names = ["model_type", "layers", "heads", "kv_heads", "hidden_size", "max_positions", "vocab_size"]
+    assert [facts[name] for name in names] == ["llama", 30, 9, 3, 576, 8192, 49152]
+    assert facts["parameters"] == 134_515_008
+    assert facts["kv_bytes_per_position"] == 2 * 30 * 3 * 64 * 4
+    out, _ = spawn("info", str(smollm2_path)).communicate(timeout=120)
+    assert b"parameters                   134,515,008\n" in out
+
+
+def test_version_and_help(run):
+    assert run("--version").stdout == f"llmcore {llmcore.__version__}\n"
+    result = run("-h")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in ("generate", "chat", "tokenize", "pull", "info"))
+    program = (
+        "import sys; sys.argv = ['llmcore', '--version']\n"
+        "from llmcore.__main__ import main; main(); print(list(sys.modules))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    assert out.startswith(f"llmcore {llmcore.__version__}\n")
+    assert not any(name in out for name in ("'typer'", "'rich'", "'numpy'"))
+
+
+# ---------------------------------------------------------------------------------------------------
+# With a real model
+
+
+def test_generate_with_smollm2(smollm2_path):
+    arguments = ["I love programming", "-m", str(smollm2_path), "--max-new-tokens", "8"]
+    out, err = spawn("generate", *arguments).communicate(timeout=120)
+    assert err == b"" and out.endswith(b"\n") and len(out.split()) > 4
+    text = json.loads(spawn("generate", *arguments, "--json").communicate(timeout=120)[0])
+    assert text["completions"][0]["text"] + "\n" == out.decode()
+
+
+def test_ctrl_c_while_it_generates(smollm2_path):
+    process = spawn(
+        "generate", "Once", "-m", str(smollm2_path), "--min-new-tokens", "4000", "--max-new-tokens", "4000"
+    )
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    assert process.wait(10) == 130
+    assert time.monotonic() - start < 2
+    assert process.stderr.read() == b""
+
+
+def test_chat_with_smollm2(smollm2_path):
+    process = spawn("chat", "-m", str(smollm2_path), "--max-new-tokens", "4", stdin=subprocess.PIPE)
+    out, err = process.communicate(b"Hi!\nWho are you?\n", timeout=120)
+    assert process.returncode == 0
+    assert err == b"(cut at the greatest length)\n" * 2
+    assert out.count(b"\n") >= 2
