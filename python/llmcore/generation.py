@@ -1,7 +1,7 @@
 """Continuing prompts: the options, their precedence, and what comes out.
 
 Options have Transformers' names and meanings. What the call says wins over what the checkpoint's
-generation_config says, and that over the defaults of `GenerationConfig`.
+generation_config says, and that over the defaults of `Options`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmcore.model import Model
     from llmcore.tokenizer import Tokenizer
 
-__all__ = ["Completion", "GenerationConfig", "Piece", "TokenLogprob", "generate", "stream"]
+__all__ = ["Completion", "Options", "Piece", "TokenLogprob", "complete", "generate", "stream"]
 
 Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt = str | Ids
@@ -38,7 +38,7 @@ _BEAMS = frozenset({"num_beams", "num_beam_groups", "diversity_penalty", "early_
 
 
 @dataclass
-class GenerationConfig:
+class Options:
     """The options of `generate` and `stream`.
 
     Length:
@@ -128,7 +128,7 @@ class GenerationConfig:
     pad_token_id: int | None = None
 
     @classmethod
-    def resolve(cls, call: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> GenerationConfig:
+    def resolve(cls, call: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Options:
         """What a call asks for: its own options, then the checkpoint's, then the defaults.
 
         An option that is None counts as not given. What the checkpoint says of other things is left aside.
@@ -141,9 +141,7 @@ class GenerationConfig:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(
-                    f"{name}: found an unknown option, expected a field of GenerationConfig{hint}"
-                )
+                raise ValueError(f"{name}: found an unknown option, expected a field of Options{hint}")
         given = {name: value for name, value in call.items() if value is not None}
         base = {name: value for name, value in checkpoint.items() if name in known and value is not None}
         if given.keys() & {"max_new_tokens", "max_length"}:
@@ -201,7 +199,7 @@ class Completion:
     Attributes:
         text: Its text, without an end token or stop string; None for a model without a tokenizer.
         ids: The generated tokens, an end token included.
-        score: The score of a beam search (see `GenerationConfig.length_penalty`); None without beams.
+        score: The score of a beam search (see `Options.length_penalty`); None without beams.
         logprobs: One entry a token, if `logprobs` was asked for.
         finish_reason: "stop" for an end token, a stop string or a stopping criterion; "length" for the
             greatest length or the end of the context.
@@ -242,21 +240,22 @@ class Piece:
         return self.text
 
 
-@dataclass
 class _Job:
     """Prompts on their way to completions."""
 
-    model: Model
-    prompts: Sequence[Prompt]
-    options: Mapping[str, Any]
-    core: _core.Generation = field(init=False)
-    config: GenerationConfig = field(init=False)
+    def __init__(
+        self, model: Model, prompts: Sequence[Prompt], options: Options, tokenizer: Tokenizer | None
+    ) -> None:
+        self.options = options
+        requests = [(_encode(prompt, tokenizer), options._for_core()) for prompt in prompts]
+        self.core = _core.Generation(model.core, requests, tokenizer)
 
-    def __post_init__(self) -> None:
-        self.config = GenerationConfig.resolve(self.options, self.model.checkpoint.generation)
-        tokenizer = _tokenizer(self.model, required=any(isinstance(prompt, str) for prompt in self.prompts))
-        requests = [(_encode(prompt, tokenizer), self.config._for_core()) for prompt in self.prompts]
-        self.core = _core.Generation(self.model.core, requests, tokenizer)
+    @classmethod
+    def of_call(cls, model: Model, prompts: Sequence[Prompt], call: Mapping[str, Any]) -> _Job:
+        options = Options.resolve(call, model.checkpoint.generation)
+        return cls(
+            model, prompts, options, _tokenizer(model, required=any(isinstance(p, str) for p in prompts))
+        )
 
     def pieces(self) -> Iterator[Piece]:
         try:
@@ -278,7 +277,7 @@ class _Job:
     def logprobs(
         self, entries: list[tuple[int, float, list[tuple[int, float]]]]
     ) -> list[TokenLogprob] | None:
-        return None if self.config.logprobs is None else [TokenLogprob(*entry) for entry in entries]
+        return None if self.options.logprobs is None else [TokenLogprob(*entry) for entry in entries]
 
 
 def generate(
@@ -294,7 +293,7 @@ def generate(
         model: The model.
         prompt: A text, a list of token ids, or a list of either. What one gets never depends on the others.
         callback: Called with every `Piece` as it comes.
-        **options: Fields of `GenerationConfig`.
+        **options: Fields of `Options`.
 
     Returns:
         For one prompt a `Completion`, or a list of `num_return_sequences` if that is more than one, the best
@@ -305,17 +304,39 @@ def generate(
             outside of the vocabulary, or leaves no room in the context.
     """
     single = _is_single(prompt)
-    job = _Job(model, [prompt] if single else prompt, options)  # type: ignore[list-item, arg-type]
+    job = _Job.of_call(model, [prompt] if single else prompt, options)  # type: ignore[list-item, arg-type]
     if callback is None:
         job.core.run()
     else:
         for piece in job.pieces():
             callback(piece)
     results = job.completions()
-    if job.config.num_return_sequences == 1:
+    if job.options.num_return_sequences == 1:
         completions = [outputs[0] for outputs in results]
         return completions[0] if single else completions
     return results[0] if single else results
+
+
+def complete(
+    model: Model, prompts: Sequence[Ids], options: Options, tokenizer: Tokenizer | None = None
+) -> list[list[Completion]]:
+    """Continues prompts by options alone: what the checkpoint says of generation has no part in it.
+
+    Args:
+        model: The model.
+        prompts: Sequences of token ids.
+        options: The options, of which those that are not set have the defaults of `Options`.
+        tokenizer: Makes the text of completions and for stop strings, of which there is none without it.
+
+    Returns:
+        For each prompt `num_return_sequences` completions, the best first.
+
+    Raises:
+        ValueError: as `generate`.
+    """
+    job = _Job(model, prompts, options, tokenizer)
+    job.core.run()
+    return job.completions()
 
 
 def stream(model: Model, prompt: Prompt, **options: Any) -> Iterator[Piece]:
@@ -326,14 +347,14 @@ def stream(model: Model, prompt: Prompt, **options: Any) -> Iterator[Piece]:
     Args:
         model: The model.
         prompt: A text or a list of token ids.
-        **options: Fields of `GenerationConfig`.
+        **options: Fields of `Options`.
 
     Raises:
         ValueError: as `generate`, before the first piece.
     """
     if not _is_single(prompt):
         raise ValueError("prompt: found several prompts, expected a text or a list of token ids")
-    return _Job(model, [prompt], options).pieces()
+    return _Job.of_call(model, [prompt], options).pieces()
 
 
 def _is_single(prompt: Prompt | Sequence[Prompt]) -> bool:

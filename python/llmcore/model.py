@@ -166,7 +166,7 @@ class Model:
 
         Args:
             prompt: A text, a list of ids, or a list of either.
-            **options: Any field of `llmcore.generation.GenerationConfig`.
+            **options: Any field of `llmcore.generation.Options`.
 
         Returns:
             For one prompt a `Completion`, or a list of `num_return_sequences` if that is more than one; for a
