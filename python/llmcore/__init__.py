@@ -14,12 +14,41 @@ from typing import TYPE_CHECKING, Any
 from llmcore._core import __version__
 
 if TYPE_CHECKING:
+    from llmcore.hf import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GenerationConfig,
+        GPT2LMHeadModel,
+        GPT2Tokenizer,
+        LlamaForCausalLM,
+    )
     from llmcore.model import Model, Score, load
 
-__all__ = ["Model", "Score", "__version__", "load"]
+__all__ = [
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "GPT2LMHeadModel",
+    "GPT2Tokenizer",
+    "GenerationConfig",
+    "LlamaForCausalLM",
+    "Model",
+    "Score",
+    "__version__",
+    "load",
+]
 
 # Public names by the module that has them, imported when they are first asked for.
-_HOMES = {"Model": "model", "Score": "model", "load": "model"}
+_HOMES = {
+    "AutoModelForCausalLM": "hf",
+    "AutoTokenizer": "hf",
+    "GPT2LMHeadModel": "hf",
+    "GPT2Tokenizer": "hf",
+    "GenerationConfig": "hf",
+    "LlamaForCausalLM": "hf",
+    "Model": "model",
+    "Score": "model",
+    "load": "model",
+}
 
 
 def __getattr__(name: str) -> Any:

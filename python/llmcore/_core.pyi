@@ -28,6 +28,7 @@ __all__ = [
     "set_isa",
     "softmax",
     "thread_count",
+    "warp",
 ]
 __version__: str
 
@@ -200,6 +201,10 @@ class Model:
 
 _Logprobs = list[tuple[int, float, list[tuple[int, float]]]]
 _FinishReason = Literal["stop", "length"]
+
+def warp(
+    scores: NDArray[np.float32], temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float
+) -> NDArray[np.float32]: ...
 
 @final
 class Generation:

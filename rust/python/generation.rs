@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use numpy::{PyArray1, PyArrayMethods};
+use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -18,6 +18,7 @@ use crate::search::processors::Processor;
 use crate::search::session::{Piece, Request, RequestId, Session};
 use crate::search::step::{SeqId, Step, Work};
 use crate::search::text::TextDecoder;
+use crate::search::warpers::Warpers;
 use crate::threads;
 
 /// A token, its log-probability, and those of the likeliest tokens.
@@ -37,7 +38,7 @@ pub struct PyGeneration {
 
 #[pymethods]
 impl PyGeneration {
-    /// Takes prompts (ids) with their options, a dict of fields of `GenerationConfig`; without a tokenizer there
+    /// Takes prompts (ids) with their options, a dict of fields of `Options`; without a tokenizer there
     /// is no text. Raises `ValueError`, which names the option.
     #[new]
     #[pyo3(signature = (model, requests, tokenizer=None))]
@@ -370,6 +371,31 @@ impl StoppingCriterion for Callback {
     }
 }
 
+/// What sampling draws by, `[vocab_size]`: the scores over the temperature, and -inf for what the other options
+/// exclude. Raises `ValueError` for scores that nothing can be drawn by.
+#[pyfunction]
+fn warp<'py>(
+    py: Python<'py>,
+    scores: PyReadonlyArray1<'py, f32>,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+    typical_p: f32,
+) -> PyResult<Bound<'py, PyArray1<f32>>> {
+    let options = Options { temperature, top_k, top_p, min_p, typical_p, ..Options::default() };
+    let mut warped = scores.as_array().to_vec();
+    py.detach(|| Warpers::new(&options).warp(&mut warped)).map_err(|_| {
+        Error::argument(
+            "scores",
+            "nothing to draw by",
+            "numbers below +infinity, one of them above -infinity",
+        )
+    })?;
+    Ok(PyArray1::from_vec(py, warped))
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(warp, module)?)?;
     module.add_class::<PyGeneration>()
 }

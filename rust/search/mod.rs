@@ -15,7 +15,7 @@ mod select;
 pub mod session;
 pub mod step;
 pub mod text;
-mod warpers;
+pub mod warpers;
 
 #[cfg(test)]
 mod toy;

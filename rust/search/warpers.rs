@@ -153,6 +153,17 @@ impl Warpers {
         Ok(survivors)
     }
 
+    /// Makes of scores those that a draw is by: divided by the temperature, and -∞ for what is excluded.
+    pub fn warp(&self, row: &mut [f32]) -> Result<(), Flaw> {
+        let scores = row.to_vec();
+        let survivors = self.survivors(row)?;
+        row.fill(f32::NEG_INFINITY);
+        for token in survivors.tokens {
+            row[token as usize] = scores[token as usize] / self.temperature;
+        }
+        Ok(())
+    }
+
     /// Draws a token by its scores (which are changed), given a uniform number from [0, 1).
     pub fn draw(&self, row: &mut [f32], uniform: f64) -> Result<u32, Flaw> {
         self.survivors(row)?.draw(uniform).ok_or(Flaw::NothingLeft)
@@ -199,6 +210,15 @@ mod tests {
     fn ties_at_the_edge_of_top_k_all_stay() {
         let warpers = Warpers::new(&Options { top_k: 2, ..Options::default() });
         assert_eq!(warpers.survivors(&mut [1.0, 2.0, 1.0, 0.0]).unwrap().tokens, [0, 1, 2]);
+    }
+
+    #[test]
+    fn warped_scores_are_colder_and_lack_what_is_excluded() {
+        let warpers = Warpers::new(&Options { temperature: 0.5, top_k: 2, ..Options::default() });
+        let mut scores = [1.0, -2.0, 0.0, f32::NEG_INFINITY];
+        warpers.warp(&mut scores).unwrap();
+        assert_eq!(scores, [2.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY]);
+        assert_eq!(warpers.warp(&mut [f32::NAN]), Err(Flaw::NotANumber));
     }
 
     #[test]
