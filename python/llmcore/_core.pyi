@@ -98,7 +98,20 @@ class Gguf:
 
 @disjoint_base
 class Tokenizer:
-    def __new__(cls, path: str | PathLike[str]) -> Self: ...
+    def __new__(
+        cls,
+        path: str | PathLike[str],
+        *,
+        pattern: str | None = None,
+        nfc: bool = False,
+        added_tokens: Sequence[tuple[str, int | None, bool, bool, bool, bool, bool]] = ...,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        unk_token: str | None = None,
+        pad_token: str | None = None,
+        add_bos: bool | None = None,
+        add_eos: bool | None = None,
+    ) -> Self: ...
     @overload
     def encode(
         self,

@@ -1,10 +1,10 @@
 //! From ids back to bytes and text.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::alphabet;
 use super::tokenizer::Tokenizer;
-use super::vocab::Vocab;
 
 /// What happens to the very start of a decoded text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,33 +28,41 @@ pub enum Spelling {
 /// The bytes of every token.
 pub struct Decoder {
     bytes: Vec<u8>,
-    /// Where the bytes of each id end; those of the id before it end where they start.
-    ends: Vec<usize>,
+    /// Where the bytes of each id lie.
+    places: Vec<Range<usize>>,
+    spelling: Spelling,
     start: Start,
     /// Whether a space stands between tokens (a tokenizer.json without a decoder).
     spaced: bool,
 }
 
 impl Decoder {
-    pub fn new(vocab: &Vocab, spelling: &Spelling, start: Start, spaced: bool) -> Self {
-        let mut bytes = Vec::new();
-        let mut ends = Vec::with_capacity(vocab.len());
-        for id in 0..vocab.len() as u32 {
-            if let Some(token) = vocab.token(id) {
-                spelling.spell(token, &mut bytes);
-            }
-            ends.push(bytes.len());
+    /// A decoder of these tokens.
+    pub fn new<'a>(
+        tokens: impl Iterator<Item = (u32, &'a str)>,
+        spelling: Spelling,
+        start: Start,
+        spaced: bool,
+    ) -> Self {
+        let mut decoder = Decoder { bytes: Vec::new(), places: Vec::new(), spelling, start, spaced };
+        tokens.for_each(|(id, token)| decoder.insert(id, token));
+        decoder
+    }
+
+    /// Adds a token.
+    pub fn insert(&mut self, id: u32, token: &str) {
+        let start = self.bytes.len();
+        self.spelling.spell(token, &mut self.bytes);
+        let id = id as usize;
+        if id >= self.places.len() {
+            self.places.resize(id + 1, 0..0);
         }
-        Decoder { bytes, ends, start, spaced }
+        self.places[id] = start..self.bytes.len();
     }
 
     /// The bytes of a token; none for an id without a token.
     pub fn bytes(&self, id: u32) -> &[u8] {
-        let id = id as usize;
-        match self.ends.get(id) {
-            Some(&end) => &self.bytes[if id == 0 { 0 } else { self.ends[id - 1] }..end],
-            None => &[],
-        }
+        self.places.get(id as usize).map_or(&[], |place| &self.bytes[place.clone()])
     }
 }
 

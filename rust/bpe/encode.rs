@@ -32,37 +32,82 @@ impl Model {
     }
 }
 
+/// The token of what has no other.
+#[derive(Clone, Copy)]
+pub struct Unknown {
+    pub id: u32,
+    /// Whether a run of unknown symbols is one token.
+    pub fused: bool,
+}
+
+/// A run of unknown symbols that has not ended yet.
+#[derive(Default)]
+struct Pending(Option<Symbol>);
+
+impl Pending {
+    fn add(&mut self, unknown: Option<Unknown>, len: u32, symbols: &mut Vec<Symbol>) {
+        let Some(Unknown { id, fused }) = unknown else { return };
+        match &mut self.0 {
+            Some(run) if fused => run.len += len,
+            run => symbols.extend(run.replace(Symbol { id, len })),
+        }
+    }
+
+    fn end(&mut self, symbols: &mut Vec<Symbol>) {
+        symbols.extend(self.0.take());
+    }
+}
+
+/// Pieces that are tokens as they stand, whatever the merges say (`ignore_merges`).
+pub type Whole = FxHashMap<Box<[u8]>, u32>;
+
 /// Byte-level BPE (GPT-2): every byte is a symbol.
 pub struct ByteLevel {
-    /// The token of each byte; bytes without one are left out of the result.
     bytes: [Option<u32>; 256],
     merges: Merges,
-    /// `ignore_merges`: pieces that are tokens as they stand.
-    whole: Option<FxHashMap<Box<[u8]>, u32>>,
+    whole: Whole,
+    unknown: Option<Unknown>,
 }
 
 impl ByteLevel {
-    /// Tokens are spelled in the byte alphabet.
-    pub fn new(vocab: &Vocab, merges: Merges, ignore_merges: bool) -> Self {
+    /// Tokens are spelled in the byte alphabet. A byte without a token becomes the unknown token, and
+    /// without that is left out.
+    pub fn new(vocab: &Vocab, merges: Merges, ignore_merges: bool, unknown: Option<Unknown>) -> Self {
         let mut bytes = [None; 256];
         for (byte, id) in (0..=255).zip(&mut bytes) {
             *id = vocab.id(alphabet::char_of(byte).encode_utf8(&mut [0; 4]));
         }
-        let whole = ignore_merges.then(|| {
-            let spelled = |(id, token)| Some((alphabet::bytes_of(token)?.into(), id));
-            vocab.iter().filter_map(spelled).collect()
-        });
-        ByteLevel { bytes, merges, whole }
+        let spelled = |(id, token)| Some((alphabet::bytes_of(token)?.into(), id));
+        let whole = match ignore_merges {
+            true => vocab.iter().filter_map(spelled).collect(),
+            false => Whole::default(),
+        };
+        ByteLevel { bytes, merges, whole, unknown }
+    }
+
+    /// A byte without a token.
+    pub fn missing(&self) -> Option<u8> {
+        (0..=255).find(|byte| self.bytes[*byte as usize].is_none())
     }
 
     fn encode(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
-        scratch.symbols.clear();
-        if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(piece)) {
-            scratch.symbols.push(Symbol { id, len: piece.len() as u32 });
+        let symbols = &mut scratch.symbols;
+        symbols.clear();
+        if let Some(&id) = self.whole.get(piece) {
+            symbols.push(Symbol { id, len: piece.len() as u32 });
             return Ok(());
         }
-        let symbols = piece.iter().filter_map(|&byte| self.bytes[byte as usize]);
-        scratch.symbols.extend(symbols.map(|id| Symbol { id, len: 1 }));
+        let mut pending = Pending::default();
+        for &byte in piece {
+            match self.bytes[byte as usize] {
+                Some(id) => {
+                    pending.end(symbols);
+                    symbols.push(Symbol { id, len: 1 });
+                }
+                None => pending.add(self.unknown, 1, symbols),
+            }
+        }
+        pending.end(symbols);
         self.merges.apply(scratch)
     }
 }
@@ -74,62 +119,45 @@ pub struct Characters {
     pub characters: FxHashMap<char, u32>,
     /// The tokens `<0x00>` … `<0xFF>`, if bytes stand in for unknown characters.
     pub bytes: Option<[Option<u32>; 256]>,
-    pub unknown: Option<u32>,
-    /// Whether a run of unknown characters is one token.
-    pub fuse_unknown: bool,
-    /// `ignore_merges`: pieces that are tokens as they stand.
-    pub whole: Option<FxHashMap<Box<[u8]>, u32>>,
+    pub unknown: Option<Unknown>,
+    pub whole: Whole,
 }
 
 impl Characters {
     fn encode(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
-        scratch.symbols.clear();
-        if let Some(&id) = self.whole.as_ref().and_then(|whole| whole.get(piece)) {
-            scratch.symbols.push(Symbol { id, len: piece.len() as u32 });
+        let symbols = &mut scratch.symbols;
+        symbols.clear();
+        if let Some(&id) = self.whole.get(piece) {
+            symbols.push(Symbol { id, len: piece.len() as u32 });
             return Ok(());
         }
-        // The unknown token that runs up to here, not yet among the symbols.
-        let mut pending: Option<Symbol> = None;
+        let mut pending = Pending::default();
         for chunk in piece.utf8_chunks() {
             for c in chunk.valid().chars() {
                 let len = c.len_utf8() as u32;
                 if let Some(&id) = self.characters.get(&c) {
-                    scratch.symbols.extend(pending.take());
-                    scratch.symbols.push(Symbol { id, len });
-                } else if !self.spell(c.encode_utf8(&mut [0; 4]).as_bytes(), scratch) {
-                    self.add_unknown(len, &mut pending, scratch);
+                    pending.end(symbols);
+                    symbols.push(Symbol { id, len });
+                } else if !self.spell(c.encode_utf8(&mut [0; 4]).as_bytes(), symbols) {
+                    pending.add(self.unknown, len, symbols);
                 }
             }
-            if !chunk.invalid().is_empty() && !self.spell(chunk.invalid(), scratch) {
-                self.add_unknown(chunk.invalid().len() as u32, &mut pending, scratch);
+            let invalid = chunk.invalid();
+            if !invalid.is_empty() && !self.spell(invalid, symbols) {
+                pending.add(self.unknown, invalid.len() as u32, symbols);
             }
         }
-        scratch.symbols.extend(pending);
+        pending.end(symbols);
         self.merges.apply(scratch)
     }
 
-    fn add_unknown(&self, len: u32, pending: &mut Option<Symbol>, scratch: &mut Scratch) {
-        let Some(id) = self.unknown else { return };
-        match pending {
-            Some(unknown) if self.fuse_unknown => unknown.len += len,
-            _ => scratch.symbols.extend(pending.replace(Symbol { id, len })),
-        }
-    }
-
-    /// Adds the byte tokens of a character; `false` if any of them is missing.
-    fn spell(&self, bytes: &[u8], scratch: &mut Scratch) -> bool {
+    /// Adds the byte tokens of a character; `false` if any of them is missing. An unknown run goes
+    /// on across them, as in `tokenizers`.
+    fn spell(&self, bytes: &[u8], symbols: &mut Vec<Symbol>) -> bool {
         let Some(table) = &self.bytes else { return false };
-        let start = scratch.symbols.len();
-        for &byte in bytes {
-            match table[byte as usize] {
-                Some(id) => scratch.symbols.push(Symbol { id, len: 1 }),
-                None => {
-                    scratch.symbols.truncate(start);
-                    return false;
-                }
-            }
-        }
-        true
+        let ids: Option<Vec<u32>> = bytes.iter().map(|&byte| table[byte as usize]).collect();
+        symbols.extend(ids.iter().flatten().map(|&id| Symbol { id, len: 1 }));
+        ids.is_some()
     }
 }
 

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use super::decode::{Decoder, Spelling, Start, byte_token};
 use super::encode::{ByteLevel, Model};
-use super::merges::{Merge, Merges};
 use super::normalize::{Normalizer, Prepend};
 use super::pretokenize::Split;
 use super::scan;
 use super::sentencepiece::{Piece, SentencePiece, TokenType};
 use super::special::AddedToken;
-use super::tokenizer::{Parts, PostProcessor, Roles, Tokenizer};
+use super::tokenizer::{Parts, PostProcessor, Roles};
 use super::vocab::Vocab;
+use super::vocab_merges::MergeList;
 use crate::error::{Error, Result};
-use crate::formats::{Gguf, Value};
+use crate::formats::{FileBytes, Gguf, Value};
 
 /// The values of the keys `tokenizer.ggml.…` (and `tokenizer.chat_template`).
 #[derive(Clone, Debug, Default)]
@@ -167,55 +167,30 @@ impl Pre {
     }
 }
 
-impl Tokenizer {
-    /// The tokenizer in the metadata of a GGUF file.
-    pub fn from_gguf_file(path: &Path) -> Result<Self> {
-        let gguf = Gguf::open(path)?;
-        Self::from_gguf(path, &TokenizerSpec::read(path, &gguf)?)
-    }
+/// The parts that the bytes of a GGUF file describe.
+pub fn from_file(file: FileBytes) -> Result<Parts> {
+    let path = file.path().to_owned();
+    let gguf = Gguf::from_bytes(file)?;
+    from_spec(&path, &TokenizerSpec::read(&path, &gguf)?)
+}
 
-    /// The tokenizer of a GGUF file; `path` says where its metadata was read.
-    pub fn from_gguf(path: &Path, spec: &TokenizerSpec) -> Result<Self> {
-        let parts = match spec.model.as_str() {
-            "gpt2" => byte_level(path, spec)?,
-            "llama" => sentencepiece(path, spec)?,
-            other => {
-                return Err(Error::file(
-                    path,
-                    "tokenizer.ggml.model",
-                    format!("{other:?}"),
-                    "\"gpt2\" or \"llama\"",
-                ));
-            }
-        };
-        Tokenizer::new(parts).map_err(|message| {
-            Error::file(path, "tokenizer.ggml.tokens", message, "added tokens that can be searched for")
-        })
+/// The parts that metadata describes; `path` says where it was read.
+pub fn from_spec(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
+    match spec.model.as_str() {
+        "gpt2" => byte_level(path, spec),
+        "llama" => sentencepiece(path, spec),
+        other => {
+            Err(Error::file(path, "tokenizer.ggml.model", format!("{other:?}"), "\"gpt2\" or \"llama\""))
+        }
     }
 }
 
 fn byte_level(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
     let pre = Pre::of(path, spec.pre.as_deref())?;
     let vocab = vocab(path, spec)?;
-    let mut merges = Merges::default();
-    for (rank, merge) in spec.merges.iter().enumerate() {
-        let field = || format!("tokenizer.ggml.merges[{rank}]");
-        let (left, right) = merge
-            .char_indices()
-            .skip(1)
-            .find(|(_, c)| *c == ' ')
-            .map(|(at, _)| (&merge[..at], &merge[at + 1..]))
-            .ok_or_else(|| {
-                Error::file(path, field(), format!("{merge:?}"), "two tokens with a space between")
-            })?;
-        let id = |token: &str| {
-            vocab
-                .id(token)
-                .ok_or_else(|| Error::file(path, field(), format!("{token:?}"), "a token of the vocabulary"))
-        };
-        let merged = Merge { rank: rank as u32, id: id(&format!("{left}{right}"))? };
-        merges.insert(id(left)?, id(right)?, merged);
-    }
+    let mut merges = MergeList::new(path, "tokenizer.ggml.merges", &vocab);
+    spec.merges.iter().try_for_each(|merge| merges.line(merge))?;
+    let merges = merges.merges;
     let splits = pre
         .patterns
         .iter()
@@ -234,9 +209,9 @@ fn byte_level(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
         normalizers: if pre.nfc { vec![Normalizer::Nfc] } else { Vec::new() },
         rewrites: space,
         splits,
-        model: Model::Bytes(ByteLevel::new(&vocab, merges, pre.ignore_merges)),
+        model: Model::Bytes(ByteLevel::new(&vocab, merges, pre.ignore_merges, None)),
         post: post_processor(path, spec, pre.add_bos)?,
-        decoder: Decoder::new(&vocab, &Spelling::Bytes, Start::Keep, false),
+        decoder: Decoder::new(vocab.iter(), Spelling::Bytes, Start::Keep, false),
         roles: roles(path, spec)?,
         chat_template: spec.chat_template.clone(),
         vocab,
@@ -294,7 +269,7 @@ fn sentencepiece(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
         splits: Vec::new(),
         model: Model::SentencePiece(model),
         post,
-        decoder: Decoder::new(&vocab, &spelling, start, false),
+        decoder: Decoder::new(vocab.iter(), spelling, start, false),
         roles,
         chat_template: spec.chat_template.clone(),
         vocab,

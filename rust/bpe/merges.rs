@@ -58,9 +58,9 @@ struct Link {
 const END: u32 = u32::MAX;
 
 impl Merges {
-    /// Adds a merge, unless an earlier one has this pair.
+    /// Adds a merge, in place of an earlier one of the same pair.
     pub fn insert(&mut self, left: u32, right: u32, merge: Merge) {
-        self.pairs.entry((left, right)).or_insert(merge);
+        self.pairs.insert((left, right), merge);
     }
 
     #[inline]

@@ -2,7 +2,8 @@
 //!
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan` and `classes`), `encode` (with `merges`,
-//! `cache`, `alphabet`, `sentencepiece`), `decode`. A loader a format (`gguf`) fills in the parts.
+//! `cache`, `alphabet`, `sentencepiece`), `decode`. `load` opens a
+//! file, whose parts a loader a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in.
 
 pub mod alphabet;
 mod cache;
@@ -10,14 +11,18 @@ mod classes;
 pub mod decode;
 pub mod encode;
 pub mod gguf;
+pub mod json;
+pub mod load;
 pub mod merges;
 pub mod normalize;
 pub mod pretokenize;
 pub mod scan;
 pub mod sentencepiece;
 pub mod special;
+pub mod tiktoken;
 pub mod tokenizer;
 pub mod vocab;
+pub mod vocab_merges;
 
 pub use decode::StreamDecoder;
 pub use special::Allowed;

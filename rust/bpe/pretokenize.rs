@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::scan::{PATTERNS, Scanner};
+use super::scan::Scanner;
 use crate::error::{Error, Result};
 
 /// What becomes of the matches of a pattern; the names are those of tokenizer.json.
@@ -99,8 +99,8 @@ impl Split {
     /// A split into the matches of a regular expression and what lies between them: by the scanner
     /// of the pattern if it has one. `lines` is as in `Pattern::compile`.
     pub fn isolated(pattern: &str, lines: bool) -> std::result::Result<Self, String> {
-        if let Some((_, scanner)) = PATTERNS.iter().find(|(known, _)| *known == pattern) {
-            return Ok(Split::Scan(*scanner));
+        if let Some(scanner) = Scanner::of(pattern) {
+            return Ok(Split::Scan(scanner));
         }
         let pattern = Pattern::compile(pattern, lines)?;
         Ok(Split::Pattern { pattern, behavior: Behavior::Isolated, invert: false })

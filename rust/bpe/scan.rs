@@ -74,6 +74,11 @@ pub const PATTERNS: [(&str, Scanner); 9] = [
 ];
 
 impl Scanner {
+    /// The scanner of a pattern, if it has one.
+    pub fn of(pattern: &str) -> Option<Self> {
+        PATTERNS.iter().find(|(known, _)| *known == pattern).map(|(_, scanner)| *scanner)
+    }
+
     /// The end of the piece that starts at `start`, which is a character boundary before the end of
     /// the text.
     #[inline]

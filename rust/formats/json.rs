@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use super::quote;
 
 /// The pairs of an object, in order. A key that stands twice is an error.
-pub(super) struct UniqueMap<V>(pub Vec<(String, V)>);
+pub(crate) struct UniqueMap<V>(pub Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

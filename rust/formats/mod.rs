@@ -19,7 +19,7 @@ mod bytes;
 pub mod dequantize;
 mod dtype;
 pub mod gguf;
-mod json;
+pub(crate) mod json;
 mod kquants;
 pub(crate) mod metadata;
 pub mod safetensors;

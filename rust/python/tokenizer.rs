@@ -9,6 +9,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
+use crate::bpe::load::Settings;
+use crate::bpe::special::AddedToken;
 use crate::bpe::{Allowed, Encoding, Options, StreamDecoder, Tokenizer};
 use crate::error::{Error, Result};
 use crate::threads;
@@ -138,16 +140,48 @@ fn describe(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "an object".into(), |name| name.to_string())
 }
 
+/// Content, id, special, normalized, lstrip, rstrip, single_word.
+type NewToken = (String, Option<u64>, bool, bool, bool, bool, bool);
+
 /// Texts of one chunk of a batch add up to this many bytes, or are one text.
 const CHUNK_BYTES: usize = 1 << 16;
 
 #[pymethods]
 impl PyTokenizer {
-    /// Reads the tokenizer of a `.gguf` file.
+    /// Opens a `tokenizer.json`, a `vocab.json` with `merges.txt` beside it, a `.tiktoken` or a `.gguf`.
+    ///
+    /// `pattern`, `nfc`: pre-tokenisation and normalisation, for the formats that do not say.
+    /// `added_tokens`: `(content, id or None, special, normalized, lstrip, rstrip, single_word)`.
+    /// `bos_token` … `add_eos`: what overrides the file.
     #[new]
-    #[pyo3(signature = (path))]
-    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let tokenizer = py.detach(|| Tokenizer::from_gguf_file(&path))?;
+    #[pyo3(signature = (
+        path, *, pattern=None, nfc=false, added_tokens=Vec::new(), bos_token=None, eos_token=None,
+        unk_token=None, pad_token=None, add_bos=None, add_eos=None
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "named in Python")]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        pattern: Option<String>,
+        nfc: bool,
+        added_tokens: Vec<NewToken>,
+        bos_token: Option<String>,
+        eos_token: Option<String>,
+        unk_token: Option<String>,
+        pad_token: Option<String>,
+        add_bos: Option<bool>,
+        add_eos: Option<bool>,
+    ) -> PyResult<Self> {
+        let added = added_tokens
+            .into_iter()
+            .map(|(content, id, special, normalized, lstrip, rstrip, single_word)| {
+                let token = AddedToken { id: 0, content, special, normalized, lstrip, rstrip, single_word };
+                (token, id)
+            })
+            .collect();
+        let settings =
+            Settings { pattern, nfc, added, bos_token, eos_token, unk_token, pad_token, add_bos, add_eos };
+        let tokenizer = py.detach(|| Tokenizer::open(&path, &settings))?;
         Ok(PyTokenizer { tokenizer: Arc::new(tokenizer) })
     }
 
