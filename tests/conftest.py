@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import gpt2_files
 from llmcore import hub
 
 CI = os.environ.get("CI", "").lower() == "true"
@@ -42,3 +43,16 @@ def smollm2_path() -> Path:
 def minilm_path() -> Path:
     """The folder of all-MiniLM-L6-v2."""
     return pulled("all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with GPT-2's true tokenizer files."""
+    folder = tmp_path_factory.mktemp("tokenizer") / "gpt2"
+    try:
+        gpt2_files.write_gpt2_tokenizer(folder)
+    except OSError as error:
+        if CI:
+            raise
+        pytest.skip(f"GPT-2's vocabulary cannot be had: {error}")
+    return folder

@@ -35,7 +35,7 @@ pub struct Settings {
 /// A token that is given a role.
 #[derive(Clone, Debug)]
 pub enum Role {
-    /// By its spelling; it must be in the vocabulary.
+    /// By its spelling; it is added if the vocabulary lacks it.
     Token(String),
     /// By its id, as a model's configuration names it; an id that the vocabulary lacks has no role.
     Id(u64),
@@ -122,28 +122,17 @@ impl Settings {
 
     fn add_tokens(&self, path: &Path, parts: &mut Parts) -> Result<()> {
         for (token, id) in &self.added {
-            let here = || format!("added token {:?}", token.content);
-            if token.content.is_empty() {
-                return Err(Error::file(path, here(), "nothing", "at least one character"));
+            parts.add_token(path, token.clone(), *id)?;
+        }
+        // A token with a role is special even where no list says so.
+        let named = [&self.bos_token, &self.unk_token, &self.pad_token].into_iter().flatten();
+        for role in named.chain(&self.eos_tokens) {
+            match role {
+                Role::Token(token) if parts.added.iter().all(|added| added.content != *token) => {
+                    parts.add_token(path, AddedToken::new(0, token, true), None)?;
+                }
+                _ => {}
             }
-            let given = id
-                .map(|id| u32::try_from(id).map_err(|_| Error::file(path, here(), id, "an id below 2³²")))
-                .transpose()?;
-            let id = match (parts.vocab.id(&token.content), given) {
-                (Some(known), Some(given)) if known != given => {
-                    let expected = format!("{known}, its id in the vocabulary");
-                    return Err(Error::file(path, here(), given, expected));
-                }
-                (Some(known), _) => known,
-                (None, given) => {
-                    let id = given.unwrap_or(parts.vocab.len() as u32);
-                    parts.vocab.insert(path, "added tokens", &token.content, id)?;
-                    parts.decoder.insert(id, &token.content);
-                    id
-                }
-            };
-            parts.added.retain(|other| other.id != id);
-            parts.added.push(AddedToken { id, ..token.clone() });
         }
         Ok(())
     }
@@ -193,6 +182,36 @@ impl Settings {
             Some(false) => parts.post.suffix.retain(|id| !roles.eos.contains(id)),
             None => {}
         }
+        Ok(())
+    }
+}
+
+impl Parts {
+    /// Adds a token, or changes the flags of one. Without an id it takes that of the vocabulary, or
+    /// else the next free one.
+    fn add_token(&mut self, path: &Path, token: AddedToken, id: Option<u64>) -> Result<()> {
+        let here = || format!("added token {:?}", token.content);
+        if token.content.is_empty() {
+            return Err(Error::file(path, here(), "nothing", "at least one character"));
+        }
+        let given = id
+            .map(|id| u32::try_from(id).map_err(|_| Error::file(path, here(), id, "an id below 2³²")))
+            .transpose()?;
+        let id = match (self.vocab.id(&token.content), given) {
+            (Some(known), Some(given)) if known != given => {
+                let expected = format!("{known}, its id in the vocabulary");
+                return Err(Error::file(path, here(), given, expected));
+            }
+            (Some(known), _) => known,
+            (None, given) => {
+                let id = given.unwrap_or(self.vocab.len() as u32);
+                self.vocab.insert(path, "added tokens", &token.content, id)?;
+                self.decoder.insert(id, &token.content);
+                id
+            }
+        };
+        self.added.retain(|other| other.id != id);
+        self.added.push(AddedToken { id, ..token });
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
-use crate::bpe::load::Settings;
+use crate::bpe::load::{Role, Settings};
 use crate::bpe::special::AddedToken;
 use crate::bpe::{Allowed, Encoding, Options, StreamDecoder, Tokenizer};
 use crate::error::{Error, Result};
@@ -140,6 +140,17 @@ fn describe(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "an object".into(), |name| name.to_string())
 }
 
+impl<'py> FromPyObject<'_, 'py> for Role {
+    type Error = PyErr;
+
+    fn extract(role: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match role.cast::<PyString>() {
+            Ok(token) => Ok(Role::Token(token.extract()?)),
+            Err(_) => Ok(Role::Id(role.extract()?)),
+        }
+    }
+}
+
 /// Content, id, special, normalized, lstrip, rstrip, single_word.
 type NewToken = (String, Option<u64>, bool, bool, bool, bool, bool);
 
@@ -155,7 +166,7 @@ impl PyTokenizer {
     /// `bos_token` … `add_eos`: what overrides the file.
     #[new]
     #[pyo3(signature = (
-        path, *, pattern=None, nfc=false, added_tokens=Vec::new(), bos_token=None, eos_token=None,
+        path, *, pattern=None, nfc=false, added_tokens=Vec::new(), bos_token=None, eos_tokens=Vec::new(),
         unk_token=None, pad_token=None, add_bos=None, add_eos=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "named in Python")]
@@ -165,10 +176,10 @@ impl PyTokenizer {
         pattern: Option<String>,
         nfc: bool,
         added_tokens: Vec<NewToken>,
-        bos_token: Option<String>,
-        eos_token: Option<String>,
-        unk_token: Option<String>,
-        pad_token: Option<String>,
+        bos_token: Option<Role>,
+        eos_tokens: Vec<Role>,
+        unk_token: Option<Role>,
+        pad_token: Option<Role>,
         add_bos: Option<bool>,
         add_eos: Option<bool>,
     ) -> PyResult<Self> {
@@ -180,7 +191,7 @@ impl PyTokenizer {
             })
             .collect();
         let settings =
-            Settings { pattern, nfc, added, bos_token, eos_token, unk_token, pad_token, add_bos, add_eos };
+            Settings { pattern, nfc, added, bos_token, eos_tokens, unk_token, pad_token, add_bos, add_eos };
         let tokenizer = py.detach(|| Tokenizer::open(&path, &settings))?;
         Ok(PyTokenizer { tokenizer: Arc::new(tokenizer) })
     }
