@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         LlamaForCausalLM,
     )
     from llmcore.model import Model, Score, load
+    from llmcore.tokenizer import Tokenizer
 
 __all__ = [
     "AutoModelForCausalLM",
@@ -33,6 +34,7 @@ __all__ = [
     "LlamaForCausalLM",
     "Model",
     "Score",
+    "Tokenizer",
     "__version__",
     "load",
 ]
@@ -47,6 +49,7 @@ _HOMES = {
     "LlamaForCausalLM": "hf",
     "Model": "model",
     "Score": "model",
+    "Tokenizer": "tokenizer",
     "load": "model",
 }
 
