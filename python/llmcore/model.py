@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,7 @@ class Model:
         """
         if not len(ids) or np.isscalar(ids[0]):
             return self.core.forward([_ids(ids)])[0][0]
-        return self.core.forward([_ids(row) for row in ids])[0]
+        return self.core.forward([_ids(row) for row in cast(Sequence[Ids], ids)])[0]
 
     def forward(
         self, ids: Ids, capture: Sequence[str] = ()
