@@ -3,17 +3,23 @@
 use std::cell::RefCell;
 use std::ptr;
 
-use crate::kernels::product::{Product, full_rows};
+use crate::kernels::product::{MAX_ROWS, Product};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::threads::{self, SendPtr};
 use crate::weights::Panels;
 
-/// Inputs of one pass over a pair of panels: 256 · 2 · 64 bytes stay in a 48 KiB L1 cache while the
-/// rows go by.
-const K_BLOCK: usize = 256;
+/// Panels of one chunk: what one tile takes.
+const WIDTH: usize = 4;
+
+/// Inputs of one pass over a chunk's panels: 1024 · 4 · 64 bytes stay in a quarter of a 1 MiB L2 cache
+/// while the rows go by.
+const K_BLOCK: usize = 1024;
 
 /// Rows that are packed at a time, which bounds the scratch.
-const ROW_BLOCK: usize = 480;
+const ROW_BLOCK: usize = 80 * MAX_ROWS;
+
+/// Strips of rows that a chunk has at least, if the product has more: enough to use a panel often.
+const STRIPS: usize = 8;
 
 /// Multiplications that are worth waking the pool for.
 const SMALL: usize = 32 << 10;
@@ -34,7 +40,7 @@ pub fn gemm(a: &[f32], rows: usize, b: &Panels, bias: Option<&[f32]>, out: &mut 
             multiply(a, 1, 1, b, bias, out);
         } else {
             PACKED.with_borrow_mut(|packed| {
-                let strip = dispatch(FullRows).min(last - first);
+                let strip = MAX_ROWS.min(last - first);
                 pack(a, k, strip, packed);
                 multiply(packed, last - first, strip, b, bias, out);
             });
@@ -45,17 +51,6 @@ pub fn gemm(a: &[f32], rows: usize, b: &Panels, bias: Option<&[f32]>, out: &mut 
 thread_local! {
     /// Rows as strips; kept, since every product of a pass needs it.
     static PACKED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-struct FullRows;
-
-impl Op for FullRows {
-    type Output = usize;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> usize {
-        full_rows::<S>()
-    }
 }
 
 /// `a [rows, k]` to strips of `[k][strip]`; the last strip may be narrower.
@@ -75,11 +70,9 @@ fn pack(a: &[f32], k: usize, strip: usize, packed: &mut Vec<f32>) {
 /// `packed`: `rows` rows as strips of `strip`.
 fn multiply(packed: &[f32], rows: usize, strip: usize, b: &Panels, bias: *const f32, out: &mut [f32]) {
     let strips = rows.div_ceil(strip);
-    // Panels of one chunk: what one tile takes.
-    let width = if strip <= 6 { 4 } else { 2 };
-    let across = b.count().div_ceil(width);
-    // Without enough chunks for the threads, rows are split too.
-    let down = (4 * threads::size()).div_ceil(across.max(1)).clamp(1, strips);
+    let across = b.count().div_ceil(WIDTH);
+    // Rows are split too until there are chunks enough for the threads to end together.
+    let down = (16 * threads::size()).div_ceil(across.max(1)).clamp(1, strips.div_ceil(STRIPS));
     let strips_per_chunk = strips.div_ceil(down);
     let down = strips.div_ceil(strips_per_chunk);
     let job = Job {
@@ -91,10 +84,10 @@ fn multiply(packed: &[f32], rows: usize, strip: usize, b: &Panels, bias: *const 
         out: SendPtr(out.as_mut_ptr()),
     };
     let chunk = |i: usize| {
-        let (column, row) = (i / down * width * LANES, i % down * strips_per_chunk);
+        let (column, row) = (i / down * WIDTH * LANES, i % down * strips_per_chunk);
         dispatch(Chunk {
             job: &job,
-            columns: column..b.n.min(column + width * LANES),
+            columns: column..b.n.min(column + WIDTH * LANES),
             strips: row..strips.min(row + strips_per_chunk),
         });
     };
@@ -146,8 +139,6 @@ impl Op for Chunk<'_> {
                         columns: self.columns.len(),
                         k: end - start,
                         a: self.job.packed.get().add(first * k + start * rows),
-                        a_row: 1,
-                        a_k: rows,
                         b: b.as_ptr().add(column * k + start * LANES),
                         b_panel: k * LANES,
                         b_k: LANES,
@@ -156,7 +147,7 @@ impl Op for Chunk<'_> {
                         accumulate: start > 0,
                         bias: if end == k && !bias.is_null() { bias.add(column) } else { ptr::null() },
                     }
-                    .run(s);
+                    .run::<S, true>(s);
                 }
             }
         }

@@ -3,28 +3,25 @@
 
 use crate::simd::{LANES, Op, Simd};
 
-/// The most rows of one product.
-pub const MAX_ROWS: usize = 12;
+/// The most rows of one product: 6 rows by 4 panels fill 24 of AVX-512's 32 registers with
+/// accumulators, 6 by 1 fill 12 of the 16 half as wide.
+pub const MAX_ROWS: usize = 6;
 
-/// How many rows fill the registers: 12 × 2 vectors of 32 registers, 6 × 1 of 16 half-size ones.
-pub fn full_rows<S: Simd>() -> usize {
-    if S::WIDE { MAX_ROWS } else { 6 }
-}
+/// The length of a row of A where it is not packed: that of the scores of a key block.
+pub const ROW: usize = 64;
 
 /// C `[rows, columns]` = (C or 0) + A `[rows, k]` · B `[k, columns]` + bias `[columns]`.
 ///
 /// Each element of C is one chain of fused multiply-adds in the order of k, continued from C where
 /// `accumulate` says so; the number of rows and the cut of columns and of k do not change its bits.
-/// Element (r, i) of A is at `a + r · a_row + i · a_k`. Columns come by the sixteen: 16 columns of
-/// row i of B are at `b + panel · b_panel + i · b_k`.
+/// A is stored as `[k][rows]` where it is packed, else as `[rows][64]`. Columns come by the sixteen:
+/// 16 columns of row i of B are at `b + panel · b_panel + i · b_k`.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub rows: usize,
     pub columns: usize,
     pub k: usize,
     pub a: *const f32,
-    pub a_row: usize,
-    pub a_k: usize,
     pub b: *const f32,
     pub b_panel: usize,
     pub b_k: usize,
@@ -38,22 +35,16 @@ pub struct Product {
 impl Product {
     /// # Safety
     /// The pointers are valid for the elements that the description names, C for writing and
-    /// unshared; `rows ≤ full_rows`.
+    /// unshared; `rows ≤ MAX_ROWS`.
     #[inline(always)]
-    pub unsafe fn run<S: Simd>(self, s: S) {
+    pub unsafe fn run<S: Simd, const PACKED: bool>(self, s: S) {
         match self.rows {
-            1 => s.vectorize(Rows::<1>(self)),
-            2 => s.vectorize(Rows::<2>(self)),
-            3 => s.vectorize(Rows::<3>(self)),
-            4 => s.vectorize(Rows::<4>(self)),
-            5 => s.vectorize(Rows::<5>(self)),
-            6 => s.vectorize(Rows::<6>(self)),
-            7 if S::WIDE => s.vectorize(Rows::<7>(self)),
-            8 if S::WIDE => s.vectorize(Rows::<8>(self)),
-            9 if S::WIDE => s.vectorize(Rows::<9>(self)),
-            10 if S::WIDE => s.vectorize(Rows::<10>(self)),
-            11 if S::WIDE => s.vectorize(Rows::<11>(self)),
-            12 if S::WIDE => s.vectorize(Rows::<12>(self)),
+            1 => s.vectorize(Rows::<1, PACKED>(self)),
+            2 => s.vectorize(Rows::<2, PACKED>(self)),
+            3 => s.vectorize(Rows::<3, PACKED>(self)),
+            4 => s.vectorize(Rows::<4, PACKED>(self)),
+            5 => s.vectorize(Rows::<5, PACKED>(self)),
+            6 => s.vectorize(Rows::<6, PACKED>(self)),
             rows => debug_assert!(rows == 0, "{rows} rows"),
         }
     }
@@ -61,9 +52,9 @@ impl Product {
 
 /// A product of exactly `M` rows; made only by [`Product::run`], whose caller vouches for the
 /// pointers.
-struct Rows<const M: usize>(Product);
+struct Rows<const M: usize, const PACKED: bool>(Product);
 
-impl<const M: usize> Op for Rows<M> {
+impl<const M: usize, const PACKED: bool> Op for Rows<M, PACKED> {
     type Output = ();
 
     #[inline(always)]
@@ -72,32 +63,44 @@ impl<const M: usize> Op for Rows<M> {
         let mut column = 0;
         // SAFETY: `Product::run`'s; each tile lies within the columns.
         unsafe {
-            if M <= 6 && S::WIDE || M == 1 {
+            if S::WIDE || M == 1 {
                 while p.columns - column >= 4 * LANES {
-                    tile::<S, M, 4>(s, &p, column);
+                    tile::<S, M, 4, PACKED>(s, &p, column);
                     column += 4 * LANES;
                 }
             }
             if S::WIDE || M <= 3 {
                 while p.columns - column >= 2 * LANES {
-                    tile::<S, M, 2>(s, &p, column);
+                    tile::<S, M, 2, PACKED>(s, &p, column);
                     column += 2 * LANES;
                 }
             }
             while p.columns - column >= LANES {
-                tile::<S, M, 1>(s, &p, column);
+                tile::<S, M, 1, PACKED>(s, &p, column);
                 column += LANES;
             }
             if p.columns > column {
-                last_tile::<S, M>(s, &p, column, p.columns - column);
+                last_tile::<S, M, PACKED>(s, &p, column, p.columns - column);
             }
         }
     }
 }
 
+/// The distances in A from row to row, and along k: constants, so that a row is an offset in the
+/// instruction that loads from it.
+#[inline(always)]
+fn strides<const M: usize, const PACKED: bool>() -> (usize, usize) {
+    if PACKED { (1, M) } else { (ROW, 1) }
+}
+
 /// `M` rows by `P` panels from `column` on.
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const P: usize>(s: S, p: &Product, column: usize) {
+unsafe fn tile<S: Simd, const M: usize, const P: usize, const PACKED: bool>(
+    s: S,
+    p: &Product,
+    column: usize,
+) {
+    let (a_row, a_k) = strides::<M, PACKED>();
     // SAFETY: `Product::run`'s.
     unsafe {
         let b = p.b.add(column / LANES * p.b_panel);
@@ -118,12 +121,12 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize>(s: S, p: &Product, colum
                 weights[j] = s.load(b.add(j * p.b_panel));
             }
             for r in 0..M {
-                let x = s.splat(*a.add(r * p.a_row));
+                let x = s.splat(*a.add(r * a_row));
                 for j in 0..P {
                     sum[r][j] = s.fma(x, weights[j], sum[r][j]);
                 }
             }
-            a = a.add(p.a_k);
+            a = a.add(a_k);
             b = b.add(p.b_k);
         }
         for j in 0..P {
@@ -142,7 +145,8 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize>(s: S, p: &Product, colum
 
 /// `M` rows by the last `n < 16` columns; touches no float of B or C beyond them.
 #[inline(always)]
-unsafe fn last_tile<S: Simd, const M: usize>(s: S, p: &Product, column: usize, n: usize) {
+unsafe fn last_tile<S: Simd, const M: usize, const PACKED: bool>(s: S, p: &Product, column: usize, n: usize) {
+    let (a_row, a_k) = strides::<M, PACKED>();
     // SAFETY: `Product::run`'s.
     unsafe {
         let b = p.b.add(column / LANES * p.b_panel);
@@ -156,7 +160,7 @@ unsafe fn last_tile<S: Simd, const M: usize>(s: S, p: &Product, column: usize, n
         for i in 0..p.k {
             let weights = s.load_first(b.add(i * p.b_k), n);
             for r in 0..M {
-                let x = s.splat(*p.a.add(r * p.a_row + i * p.a_k));
+                let x = s.splat(*p.a.add(r * a_row + i * a_k));
                 sum[r] = s.fma(x, weights, sum[r]);
             }
         }

@@ -60,7 +60,6 @@ unsafe fn half_mask(from: usize, to: usize, first: i32) -> __m256i {
 // vouched for by the callers of the unsafe methods, and a masked lane is not accessed.
 impl Simd for Avx2 {
     type F32 = F32;
-    type I32 = [__m256i; 2];
     type Mask = [__m256; 2];
 
     const WIDE: bool = false;
@@ -186,19 +185,10 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn to_i32(self, a: F32) -> [__m256i; 2] {
-        unsafe { [_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])] }
-    }
-
-    #[inline(always)]
-    fn to_f32(self, a: [__m256i; 2]) -> F32 {
-        unsafe { [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])] }
-    }
-
-    #[inline(always)]
-    fn scale_by_power_of_two(self, a: F32, n: [__m256i; 2]) -> F32 {
+    fn add_to_exponent(self, a: F32, n: F32) -> F32 {
         unsafe {
-            let (low, high) = (_mm256_slli_epi32::<23>(n[0]), _mm256_slli_epi32::<23>(n[1]));
+            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[0]));
+            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[1]));
             [
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a[0]), low)),
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a[1]), high)),

@@ -25,7 +25,6 @@ fn below(n: usize) -> __mmask16 {
 // are vouched for by the callers of the unsafe methods, and a masked lane is not accessed.
 impl Simd for Avx512 {
     type F32 = __m512;
-    type I32 = __m512i;
     type Mask = __mmask16;
 
     const WIDE: bool = true;
@@ -134,20 +133,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn to_i32(self, a: __m512) -> __m512i {
-        unsafe { _mm512_cvtps_epi32(a) }
-    }
-
-    #[inline(always)]
-    fn to_f32(self, a: __m512i) -> __m512 {
-        unsafe { _mm512_cvtepi32_ps(a) }
-    }
-
-    #[inline(always)]
-    fn scale_by_power_of_two(self, a: __m512, n: __m512i) -> __m512 {
+    fn add_to_exponent(self, a: __m512, n: __m512) -> __m512 {
         unsafe {
-            let bits = _mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32::<23>(n));
-            _mm512_castsi512_ps(bits)
+            let shifted = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), shifted))
         }
     }
 

@@ -30,8 +30,6 @@ pub const LANES: usize = 16;
 pub trait Simd: Copy {
     /// 16 floats.
     type F32: Copy;
-    /// 16 integers.
-    type I32: Copy;
     /// 16 truth values.
     type Mask: Copy;
 
@@ -86,11 +84,9 @@ pub trait Simd: Copy {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::F32, b: Self::F32) -> Self::F32;
 
-    /// To the nearest integer, ties to even; |a| < 2³¹.
-    fn to_i32(self, a: Self::F32) -> Self::I32;
-    fn to_f32(self, a: Self::I32) -> Self::F32;
-    /// a · 2ⁿ, by adding n to the exponent: `a` and the result are normal numbers.
-    fn scale_by_power_of_two(self, a: Self::F32, n: Self::I32) -> Self::F32;
+    /// The bits of `a` plus the bits of `n` shifted left by 23, as integers: adds the low 9 bits of `n`
+    /// to the sign and exponent of `a`.
+    fn add_to_exponent(self, a: Self::F32, n: Self::F32) -> Self::F32;
 
     /// The one fixed tree: lane i takes lane i + 8, then i + 4, i + 2, i + 1.
     fn reduce_sum(self, a: Self::F32) -> f32;

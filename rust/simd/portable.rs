@@ -27,7 +27,6 @@ fn reduce(mut a: F32, f: impl Fn(f32, f32) -> f32) -> f32 {
 
 impl Simd for Portable {
     type F32 = F32;
-    type I32 = [i32; LANES];
     type Mask = [bool; LANES];
 
     const WIDE: bool = false;
@@ -137,18 +136,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn to_i32(self, a: F32) -> [i32; LANES] {
-        a.map(|a| a.round_ties_even() as i32)
-    }
-
-    #[inline(always)]
-    fn to_f32(self, a: [i32; LANES]) -> F32 {
-        a.map(|a| a as f32)
-    }
-
-    #[inline(always)]
-    fn scale_by_power_of_two(self, a: F32, n: [i32; LANES]) -> F32 {
-        std::array::from_fn(|i| f32::from_bits(a[i].to_bits().wrapping_add((n[i] as u32) << 23)))
+    fn add_to_exponent(self, a: F32, n: F32) -> F32 {
+        zip(a, n, |a, n| f32::from_bits(a.to_bits().wrapping_add(n.to_bits() << 23)))
     }
 
     #[inline(always)]

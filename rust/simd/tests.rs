@@ -41,14 +41,9 @@ impl Op for Everything {
         }
         bits.push(canonical(s.reduce_sum(a)));
         bits.push(canonical(s.reduce_max(a)));
-        let limit = s.splat(100.0);
-        let small = s.max(s.min(a, limit), s.splat(-100.0));
-        let n = s.to_i32(small);
         let mut out = [0.0; LANES];
-        s.put(&mut out, s.to_f32(n));
-        bits.extend(out.map(f32::to_bits));
-        s.put(&mut out, s.scale_by_power_of_two(s.splat(1.25), n));
-        bits.extend(out.map(f32::to_bits));
+        s.put(&mut out, s.add_to_exponent(s.splat(1.25), b));
+        bits.extend(out.map(canonical));
         bits
     }
 }
