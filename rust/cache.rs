@@ -10,7 +10,7 @@
 
 use crate::error::{Error, Result};
 use crate::kernels::attention::{BLOCK, write_key, write_value};
-use crate::search::step::SeqId;
+use crate::step::SeqId;
 
 /// The heads of keys and values of one attention layer.
 #[derive(Clone, Copy, Debug)]

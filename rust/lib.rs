@@ -1,7 +1,8 @@
 //! llmcore: language models on a CPU.
 //!
-//! Imports run one way: `python → search → model → blocks → kernels → simd`, with `weights` beside
-//! `kernels`, and `formats` and `bpe` standing on their own. See ARCHITECTURE.md.
+//! Imports run one way: `python → model → blocks → kernels → simd`, with `weights` beside `kernels`;
+//! `model` implements the trait `step`, which `search` runs over; `formats` and `bpe` stand on their
+//! own. See ARCHITECTURE.md.
 
 pub mod blocks;
 pub mod bpe;
@@ -15,6 +16,7 @@ pub mod parameters;
 pub mod search;
 pub mod simd;
 pub mod sites;
+pub mod step;
 pub mod threads;
 pub mod weights;
 

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::formats::TensorSource;
 use crate::kernels::log_sum_exp;
 use crate::parameters::{Parameters, View};
-use crate::search::step::{SeqId, Step, Wanted, Work};
 use crate::sites::{Hook, Sites};
+use crate::step::{SeqId, Step, Wanted, Work};
 
 /// Rows of a pass where the caller did not choose: enough for the products to run at full speed.
 pub const CHUNK: usize = 512;

@@ -12,8 +12,8 @@ use crate::cache::KvPool;
 use crate::error::Result;
 use crate::formats::{DType, TensorInfo, TensorSource};
 use crate::parameters::{Layout, Parameters, View};
-use crate::search::step::SeqId;
 use crate::sites::{Capture, Hook};
+use crate::step::SeqId;
 
 const WIDTH: usize = 32;
 

@@ -6,8 +6,8 @@ use crate::blocks::builder::RopeId;
 use crate::blocks::spec::RopeSpec;
 use crate::cache::KvPool;
 use crate::parameters::Parameters;
-use crate::search::step::SeqId;
 use crate::sites::{Hook, SiteId};
+use crate::step::SeqId;
 
 /// Activations, `[rows, width]`, row-major.
 pub struct Rows {

@@ -16,9 +16,9 @@ use crate::search::hypothesis::{FinishReason, Output, StoppingCriterion, TokenLo
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::processors::Processor;
 use crate::search::session::{Piece, Request, RequestId, Session};
-use crate::search::step::{SeqId, Step, Work};
 use crate::search::text::TextDecoder;
 use crate::search::warpers::Warpers;
+use crate::step::{SeqId, Step, Work};
 use crate::threads;
 
 /// A token, its log-probability, and those of the likeliest tokens.

@@ -11,8 +11,8 @@ use super::formats::source;
 use crate::error::{Error, Result};
 use crate::model::{CHUNK, Model};
 use crate::parameters::View;
-use crate::search::step::Step;
 use crate::sites::Capture;
+use crate::step::Step;
 use crate::threads;
 
 /// A compiled model, its parameters, and its pool of keys and values. Calls on one model queue.

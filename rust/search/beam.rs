@@ -15,7 +15,7 @@ use crate::search::hypothesis::{Ends, FinishReason, Hypothesis, Output};
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::select::{self, top_k};
 use crate::search::session::{Pass, Strategy};
-use crate::search::step::{SeqId, regrow};
+use crate::step::{SeqId, regrow};
 
 /// Stands for -∞ where scores are still added and compared: the score of a place that no sequence
 /// has taken, and the shift of one that must not go on. Transformers' constant: it decides ties.

@@ -13,7 +13,6 @@ mod random;
 mod sample;
 mod select;
 pub mod session;
-pub mod step;
 pub mod text;
 pub mod warpers;
 

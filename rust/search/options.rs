@@ -1,7 +1,7 @@
 //! What a caller may ask of a search. Names and meanings are Transformers'.
 
 use crate::error::{Error, Result};
-use crate::search::step::Step;
+use crate::step::Step;
 
 /// The widest search of one request: sequences, of which each holds a row of logits in every pass.
 pub const MAX_WIDTH: usize = 1024;

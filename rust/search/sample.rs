@@ -6,8 +6,8 @@ use crate::search::options::Options;
 use crate::search::random::Philox;
 use crate::search::select::{self, argmax};
 use crate::search::session::{Pass, Strategy};
-use crate::search::step::{SeqId, regrow};
 use crate::search::warpers::Warpers;
+use crate::step::{SeqId, regrow};
 
 /// How a token is chosen from processed scores.
 enum Choice {

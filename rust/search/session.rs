@@ -10,9 +10,9 @@ use crate::search::hypothesis::{Ends, FinishReason, Hypothesis, Output, Stopping
 use crate::search::options::Options;
 use crate::search::processors::{self, Processor};
 use crate::search::sample::Samples;
-use crate::search::step::{SeqId, Step, Wanted, Work};
 use crate::search::text::{Text, TextDecoder};
 use crate::simd::mxcsr;
+use crate::step::{SeqId, Step, Wanted, Work};
 
 /// Rows of a pass: more would not make a row cheaper, and would make a caller wait longer.
 const PASS_ROWS: usize = 512;

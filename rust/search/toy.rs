@@ -10,8 +10,8 @@ use crate::search::hypothesis::{FinishReason, Output, StoppingCriterion};
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::random::Philox;
 use crate::search::session::{Piece, Request, Session};
-use crate::search::step::{SeqId, Step, Wanted, Work};
 use crate::search::text::tests::Table;
+use crate::step::{SeqId, Step, Wanted, Work};
 
 struct Toy {
     vocab: usize,
