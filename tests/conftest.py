@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import gpt2_files
 from llmcore import hub
 
 CI = os.environ.get("CI", "").lower() == "true"
+
+# A slow moment of a shared machine is no failure. CI draws the same examples every time, so that it goes red
+# for a change and not by luck; everybody else looks further.
+hypothesis.settings.register_profile(
+    "llmcore", deadline=None, derandomize=CI, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("llmcore")
 
 
 @pytest.hookimpl(wrapper=True)

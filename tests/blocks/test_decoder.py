@@ -123,7 +123,7 @@ def compile_random(block: Decoder, seed: int) -> tuple[_core.Model, dict[str, np
     return model, params
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(block=decoders(), seed=st.integers(0, 1 << 30), time=st.sampled_from([1, 2, 17, 70, 130]))
 def test_logits_are_the_oracle_s(block, seed, time):
     model, params = compile_random(block, seed)
@@ -134,7 +134,7 @@ def test_logits_are_the_oracle_s(block, seed, time):
     np.testing.assert_allclose(logits[0], expected, rtol=0, atol=2e-4 * scale)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     block=decoders(), seed=st.integers(0, 1 << 30), times=st.lists(st.integers(1, 80), min_size=2, max_size=4)
 )

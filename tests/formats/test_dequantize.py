@@ -49,7 +49,7 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("dtype", BLOCKS, ids=lambda dtype: dtype.name)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.lists(st.integers(0, 3), min_size=0, max_size=3),
     blocks=st.integers(0, 5),

@@ -148,7 +148,7 @@ def test_a_string_that_is_not_utf8_is_bytes(tmp_path):
     assert file.metadata() == {"a": b"\xc3", "b": [b"\xff\xfe", "é"]}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=4),
     alignment=st.sampled_from([None, 8, 64, 4096]),
@@ -432,7 +432,7 @@ def test_every_truncation_is_refused(tmp_path):
             open_bytes(tmp_path, SOUND[:end])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.tuples(

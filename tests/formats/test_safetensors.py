@@ -43,7 +43,7 @@ def refuses(path: Path, pattern: str) -> None:
 # --- what is written is read ------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=4),
     dtype=st.sampled_from([np.float32, np.float16]),
@@ -295,7 +295,7 @@ def test_every_truncation_is_refused(tmp_path):
             open_bytes(tmp_path, SOUND[:end])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, len(SOUND) - 1), st.integers(0, 255)), max_size=3))
 def test_any_byte_may_lie(tmp_path_factory, changes):
     """Whatever a file says, it is read or refused."""

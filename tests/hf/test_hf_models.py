@@ -51,7 +51,7 @@ def test_a_padded_batch_is_what_transformers_computes(tiny):
             )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_row_is_computed_as_if_alone_and_unpadded(tiny, data):
     model, _ = tiny

@@ -14,8 +14,7 @@ from llmcore import _core, ops
 SIZES = st.sampled_from([0, 1, 2, 5, 12, 13, 15, 16, 17, 31, 33, 48, 63, 64, 65, 100])
 SEEDS = st.integers(0, 2**32 - 1)
 
-# The first call of a kind pays for waking the pool, so a deadline would be a matter of luck.
-lenient = settings(deadline=None, max_examples=60)
+lenient = settings(max_examples=60)
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> np.ndarray:

@@ -46,7 +46,7 @@ def bits(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     batch=st.lists(sequences(), min_size=1, max_size=4),
     chunk=st.sampled_from([1, 2, 3, 16, 63, 64, 65, 512]),
