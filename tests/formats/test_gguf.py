@@ -212,7 +212,7 @@ def test_a_large_vocabulary_opens_at_once(tmp_path):
         Gguf(path)
         return time.perf_counter() - start
 
-    assert min(seconds() for _ in range(3)) < 0.03
+    assert min(seconds() for _ in range(10)) < 0.03
     found = Gguf(path).get("tokens")
     assert len(found) == 250_000
     assert found[::99_999] == ["token 0", "token 99999", "token 199998"]
