@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from llmcore import _core
 from llmcore.tokenizer import Tokenizer
 
-MANY = settings(max_examples=200, suppress_health_check=[HealthCheck.data_too_large])
+MANY = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.fixture(scope="module")
