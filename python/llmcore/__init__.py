@@ -1,9 +1,9 @@
 """Language models on a CPU: tokenise, load, generate, look inside.
 
-import llmcore
-
-model = llmcore.load("smollm2-135m-instruct")
-print(model.generate("I love programming").text)
+>>> import llmcore
+>>> model = llmcore.load("smollm2-135m-instruct")
+>>> model.generate("The capital of France is", max_new_tokens=1).text
+' Paris'
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmcore._core import __version__
 
 if TYPE_CHECKING:
+    from llmcore import ops
     from llmcore.hf import (
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -37,9 +38,10 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "load",
+    "ops",
 ]
 
-# Public names by the module that has them, imported when they are first asked for.
+# Public names by the module that has them (or is them), imported when they are first asked for.
 _HOMES = {
     "AutoModelForCausalLM": "hf",
     "AutoTokenizer": "hf",
@@ -51,13 +53,15 @@ _HOMES = {
     "Score": "model",
     "Tokenizer": "tokenizer",
     "load": "model",
+    "ops": "ops",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'llmcore' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"llmcore.{_HOMES[name]}"), name)
+    module = importlib.import_module(f"llmcore.{_HOMES[name]}")
+    value = module if _HOMES[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 
