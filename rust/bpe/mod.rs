@@ -15,6 +15,7 @@ pub mod json;
 pub mod load;
 pub mod merges;
 pub mod normalize;
+pub mod offsets;
 pub mod pretokenize;
 pub mod scan;
 pub mod sentencepiece;

@@ -82,7 +82,7 @@ impl<'a> Text<'a> {
             None => {
                 let boundary = |at: &usize| self.text.is_char_boundary(*at);
                 let start = (0..=range.start).rev().find(boundary).unwrap_or(0);
-                let end = (range.end..).find(boundary).unwrap_or(self.text.len());
+                let end = (range.end..=self.text.len()).find(boundary).unwrap_or(self.text.len());
                 self.start + start..self.start + end
             }
         }

@@ -92,16 +92,13 @@ impl Finder {
                 continue;
             }
             if token.lstrip {
-                start = text[..start].trim_end().len();
+                start = text[..start].trim_end().len().max(done);
             }
             if token.rstrip {
                 end = text.len() - text[end..].trim_start().len();
             }
-            // The white space that the token before took may hold all of this one, or its start.
-            if end <= done {
-                continue;
-            }
-            start = start.max(done);
+            // A token found in the white space that the one before took counts too: `tokenizers`
+            // looks for all tokens first and lets them take white space later.
             if done < start {
                 parts.push(Part { range: done..start, token: None });
             }

@@ -9,6 +9,7 @@ use super::decode::Decoder;
 use super::encode::Model;
 use super::merges::Scratch;
 use super::normalize::{Normalizer, Text};
+use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
 use super::special::{AddedToken, Allowed, Part, Pass};
 use super::vocab::Vocab;
@@ -35,12 +36,6 @@ pub struct PostProcessor {
     pub suffix: Vec<u32>,
     /// Whether offsets leave out the white space of a token.
     pub trim: Option<Trim>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trim {
-    /// Whether the text was given a space in front, which the first token's offsets do not count.
-    pub add_prefix_space: bool,
 }
 
 /// The parts that a file describes.
@@ -217,7 +212,7 @@ impl Tokenizer {
             tracked: options.offsets || !untrusted.is_empty(),
             workspace: workspace.unwrap_or_default(),
             ids: Vec::new(),
-            ranges: Vec::new(),
+            places: Vec::new(),
             pieces: 0,
         };
         for chunk in chunks {
@@ -226,14 +221,12 @@ impl Tokenizer {
                 Err(_) => run.piece(chunk, |range| range)?,
             }
         }
-        let Run { mut ids, ranges, workspace, .. } = run;
+        let Run { mut ids, places, workspace, .. } = run;
         self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
 
-        let mut offsets = options.offsets.then(|| characters(text, &ranges));
+        let mut offsets = options.offsets.then(|| characters(text, &places));
         if let (Some(offsets), Some(trim)) = (&mut offsets, self.parts.post.trim) {
-            for (i, (id, offset)) in ids.iter().zip(offsets.iter_mut()).enumerate() {
-                trim.apply(i, self.parts.vocab.token(*id).unwrap_or_default(), offset);
-            }
+            trim.apply(&places, offsets);
         }
         if options.add_special_tokens {
             let PostProcessor { prefix, suffix, .. } = &self.parts.post;
@@ -257,8 +250,8 @@ struct Run<'a> {
     tracked: bool,
     workspace: Workspace,
     ids: Vec<u32>,
-    /// The bytes of the caller's text that each id stands for, if offsets are wanted.
-    ranges: Vec<Range<usize>>,
+    /// What each id stands for, if offsets are wanted.
+    places: Vec<Place>,
     pieces: usize,
 }
 
@@ -267,7 +260,7 @@ impl Run<'_> {
         let parts = self.parts(&self.tokenizer.raw, text, untrusted)?;
         for Part { range, token } in parts {
             match token {
-                Some(id) => self.token(id, range),
+                Some(id) => self.token(id, &text[range.clone()], range),
                 None => {
                     let mut part = Text::new(&text[range.clone()], range.start, self.tracked);
                     part.normalize(&self.tokenizer.parts.normalizers)?;
@@ -283,10 +276,11 @@ impl Run<'_> {
             .map_err(|message| Error::argument("allowed_special", message, "fewer or shorter tokens"))
     }
 
-    fn token(&mut self, id: u32, range: Range<usize>) {
+    /// An added token, as which `text` was found at `range`.
+    fn token(&mut self, id: u32, text: &str, range: Range<usize>) {
         self.ids.push(id);
         if self.options.offsets {
-            self.ranges.push(range);
+            self.places.push(Place::new(range, text));
         }
     }
 
@@ -295,8 +289,7 @@ impl Run<'_> {
         let untrusted = text.places_of(untrusted);
         for Part { range, token } in self.parts(&self.tokenizer.normalized, &text.text, &untrusted)? {
             match token {
-                Some(id) if self.options.offsets => self.token(id, text.origin(range)),
-                Some(id) => self.token(id, 0..0),
+                Some(id) => self.token(id, &text.text[range.clone()], text.origin(range)),
                 None => {
                     let mut part = text.slice(range);
                     part.normalize(&self.tokenizer.parts.rewrites)?;
@@ -336,42 +329,11 @@ impl Run<'_> {
             let mut start = 0;
             for symbol in &scratch.symbols {
                 let end = start + symbol.len as usize;
-                self.ranges.push(origin(start..end));
+                let token = self.tokenizer.parts.vocab.token(symbol.id).unwrap_or_default();
+                self.places.push(Place::new(origin(start..end), token));
                 start = end;
             }
         }
         Ok(())
-    }
-}
-
-/// Ranges of bytes of a text as ranges of characters.
-fn characters(text: &str, ranges: &[Range<usize>]) -> Vec<(usize, usize)> {
-    if text.is_ascii() {
-        return ranges.iter().map(|range| (range.start, range.end)).collect();
-    }
-    // The number of characters that start before each byte.
-    let mut before = Vec::with_capacity(text.len() + 1);
-    let mut count = 0;
-    for byte in text.bytes() {
-        before.push(count);
-        count += usize::from(byte & 0xC0 != 0x80);
-    }
-    before.push(count);
-    ranges.iter().map(|range| (before[range.start], before[range.end])).collect()
-}
-
-impl Trim {
-    /// Takes the spaces of the `i`th token from its offsets (`ByteLevel`'s `trim_offsets`).
-    fn apply(self, i: usize, token: &str, offsets: &mut (usize, usize)) {
-        let space = |c: &char| *c == 'Ġ' || c.is_whitespace();
-        let mut leading = token.chars().take_while(space).count();
-        let trailing = token.chars().rev().take_while(space).count();
-        if leading == 1 && self.add_prefix_space && (i == 0 || offsets.0 == 0) {
-            leading = 0;
-        }
-        offsets.0 = (offsets.0 + leading).min(offsets.1);
-        if offsets.1 >= trailing {
-            offsets.1 = (offsets.1 - trailing).max(offsets.0);
-        }
     }
 }

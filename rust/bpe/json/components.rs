@@ -2,9 +2,10 @@
 
 use super::super::decode::{Spelling, Start};
 use super::super::normalize::{Normalizer, Prepend};
+use super::super::offsets::Trim;
 use super::super::pretokenize::{Behavior, Pattern, Split};
 use super::super::scan::Scanner;
-use super::super::tokenizer::{PostProcessor, Trim};
+use super::super::tokenizer::PostProcessor;
 use super::super::vocab::Vocab;
 use super::node::Node;
 use crate::error::{Error, Result};
