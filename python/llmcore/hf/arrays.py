@@ -7,7 +7,6 @@ torch is not needed. A caller's value can be a tensor only if the caller has imp
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,10 +53,15 @@ def wrap_as(return_tensors: str) -> Wrap:
     """
     if return_tensors not in ("np", "pt"):
         raise ValueError(f"return_tensors: found {return_tensors!r}, expected 'np', 'pt' or None")
-    if return_tensors == "pt" and ("torch" in sys.modules or importlib.util.find_spec("torch")):
+    if return_tensors == "np":
+        return _plain
+    try:
         wrap: Wrap = importlib.import_module("torch").from_numpy
-        return wrap
-    return _plain
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _plain
+    return wrap
 
 
 def ids_batch(value: Any, name: str = "input_ids") -> npt.NDArray[np.int64]:
