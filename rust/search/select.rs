@@ -44,30 +44,12 @@ fn unusable(score: f32) -> bool {
     score.is_nan() | (score == f32::INFINITY)
 }
 
-/// The index of the largest score, the lowest one on ties. Costs two scans.
+/// The index of the largest score, the lowest one on ties.
 pub fn argmax(row: &[f32]) -> std::result::Result<u32, Flaw> {
-    let mut lanes = [f32::NEG_INFINITY; BLOCK];
-    let mut bad = false;
-    let mut blocks = row.chunks_exact(BLOCK);
-    for block in &mut blocks {
-        for (lane, &score) in lanes.iter_mut().zip(block) {
-            bad |= unusable(score);
-            *lane = if score > *lane { score } else { *lane };
-        }
+    match top_k_of(row, 1)?.first() {
+        Some(best) if best.score > f32::NEG_INFINITY => Ok(best.token),
+        _ => Err(Flaw::NothingLeft),
     }
-    let mut best = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    for &score in blocks.remainder() {
-        bad |= unusable(score);
-        best = best.max(score);
-    }
-    if bad {
-        return Err(Flaw::NotANumber);
-    }
-    if best == f32::NEG_INFINITY {
-        return Err(Flaw::NothingLeft);
-    }
-    let index = row.iter().position(|&score| score == best).unwrap_or(0);
-    Ok(index as u32)
 }
 
 /// Orders a heap so that its top is the entry to drop next: the lowest score, the last one on ties.

@@ -1,6 +1,6 @@
 //! Sampling: which tokens remain possible, and the draw among them.
 
-use crate::kernels::softmax;
+use crate::kernels::{log_sum_exp, softmax};
 use crate::search::options::Options;
 use crate::search::select::{Flaw, argmax, top_k_of};
 
@@ -23,14 +23,11 @@ struct Survivors {
 }
 
 impl Survivors {
+    /// All tokens whose score is at least `lowest`.
     fn new(row: &[f32], lowest: f32) -> Self {
-        let mut survivors = Survivors { tokens: vec![], scores: vec![], probabilities: vec![] };
-        for (token, &score) in row.iter().enumerate() {
-            if score >= lowest && score > f32::NEG_INFINITY {
-                survivors.tokens.push(token as u32);
-                survivors.scores.push(score);
-            }
-        }
+        let kept = row.iter().zip(0..).filter(|(score, _)| **score >= lowest);
+        let (scores, tokens) = kept.map(|(&score, token)| (score, token)).unzip();
+        let mut survivors = Survivors { tokens, scores, probabilities: vec![] };
         survivors.renormalise();
         survivors
     }
@@ -40,88 +37,105 @@ impl Survivors {
         softmax(&mut self.probabilities, self.scores.len());
     }
 
-    fn keep(&mut self, keep: &[bool]) {
-        let mut flags = keep.iter();
-        self.tokens.retain(|_| flags.next() == Some(&true));
-        let mut flags = keep.iter();
-        self.scores.retain(|_| flags.next() == Some(&true));
-        if self.scores.len() < keep.len() {
-            self.renormalise();
+    fn keep(&mut self, flags: &[bool]) {
+        if flags.iter().all(|&flag| flag) {
+            return;
         }
+        let mut each = flags.iter();
+        self.tokens.retain(|_| each.next() == Some(&true));
+        let mut each = flags.iter();
+        self.scores.retain(|_| each.next() == Some(&true));
+        self.renormalise();
     }
 
-    /// The likeliest tokens whose probabilities together reach `mass`, at least one.
+    /// The likeliest tokens whose probabilities together reach `mass`; the lower token first among equals.
     fn top_p(&mut self, mass: f32) {
-        let mass = f64::from(mass);
-        // All tokens below this bound together weigh less than 1 - mass: they need no sorting.
-        let bound = (1.0 - mass) / self.probabilities.len() as f64;
-        let mut order: Vec<usize> =
-            (0..self.tokens.len()).filter(|&i| f64::from(self.probabilities[i]) >= bound).collect();
-        order.sort_unstable_by(|&a, &b| {
-            self.probabilities[b].total_cmp(&self.probabilities[a]).then_with(|| a.cmp(&b))
-        });
-        let mut before = 0.0;
-        let mut keep = vec![false; self.tokens.len()];
-        for (rank, &index) in order.iter().enumerate() {
-            if rank > 0 && before >= mass {
-                break;
-            }
-            keep[index] = true;
-            before += f64::from(self.probabilities[index]);
+        let keys: Vec<u32> = self.probabilities.iter().map(|p| !p.to_bits()).collect();
+        if let Some(last) = crossing(&keys, &self.probabilities, mass) {
+            let flags: Vec<bool> = keys.iter().enumerate().map(|(i, &key)| (key, i) <= last).collect();
+            self.keep(&flags);
         }
-        self.keep(&keep);
     }
 
     /// The tokens that are at least `share` times as likely as the likeliest.
     fn min_p(&mut self, share: f32) {
         let bound = share * self.probabilities.iter().copied().fold(0.0, f32::max);
-        let keep: Vec<bool> = self.probabilities.iter().map(|&p| p >= bound).collect();
-        self.keep(&keep);
+        let flags: Vec<bool> = self.probabilities.iter().map(|&p| p >= bound).collect();
+        self.keep(&flags);
     }
 
     /// The tokens whose surprise is nearest the expected one, until they weigh `mass` together.
     ///
     /// Meister et al., "Locally Typical Sampling", 2022.
     fn typical_p(&mut self, mass: f32) {
-        let surprise: Vec<f64> = self.probabilities.iter().map(|&p| -f64::from(p).ln()).collect();
-        let entropy: f64 = self
-            .probabilities
-            .iter()
-            .zip(&surprise)
-            .filter(|(p, _)| **p > 0.0)
-            .map(|(&p, s)| f64::from(p) * s)
-            .sum();
-        let distance: Vec<f64> = surprise.iter().map(|s| (s - entropy).abs()).collect();
-        let mut order: Vec<usize> = (0..self.tokens.len()).collect();
-        order.sort_unstable_by(|&a, &b| distance[a].total_cmp(&distance[b]).then_with(|| a.cmp(&b)));
-        let mut sum = 0.0;
-        let last = order.iter().find(|&&index| {
-            sum += f64::from(self.probabilities[index]);
-            sum >= f64::from(mass)
-        });
-        if let Some(&last) = last {
-            let keep: Vec<bool> = distance.iter().map(|&d| d <= distance[last]).collect();
-            self.keep(&keep);
+        let total = log_sum_exp(&self.scores);
+        let possible = self.scores.iter().zip(&self.probabilities).filter(|(_, p)| **p > 0.0);
+        let expected: f64 = possible.map(|(score, &p)| f64::from(p) * f64::from(total - score)).sum();
+        let distance = |score: &f32| (f64::from(total - score) - expected).abs() as f32;
+        let keys: Vec<u32> = self.scores.iter().map(|score| distance(score).to_bits()).collect();
+        if let Some((last, _)) = crossing(&keys, &self.probabilities, mass) {
+            let flags: Vec<bool> = keys.iter().map(|&key| key <= last).collect();
+            self.keep(&flags);
         }
     }
+}
 
-    /// The first token at which the probabilities so far exceed `uniform` of their sum.
-    fn draw(&self, uniform: f64) -> Option<u32> {
-        let total: f64 = self.probabilities.iter().map(|&p| f64::from(p)).sum();
-        let target = uniform * total;
-        let mut sum = 0.0;
-        let mut last = None;
-        for (&token, &p) in self.tokens.iter().zip(&self.probabilities) {
-            sum += f64::from(p);
-            if p > 0.0 {
-                last = Some(token);
-            }
-            if sum > target {
-                break;
-            }
-        }
-        last
+/// The first index at which the probabilities so far exceed `uniform` of their sum.
+fn draw(probabilities: &[f32], uniform: f64) -> Option<usize> {
+    let target = uniform * sum(probabilities);
+    let mut so_far = 0.0;
+    let exceeds = probabilities.iter().position(|&p| {
+        so_far += f64::from(p);
+        so_far > target
+    });
+    // The order of addition may leave the sum a rounding short.
+    exceeds.or_else(|| probabilities.iter().rposition(|&p| p > 0.0))
+}
+
+fn sum(values: &[f32]) -> f64 {
+    // Independent partial sums, so that the additions overlap.
+    let mut partial = [0.0; 8];
+    for chunk in values.chunks(partial.len()) {
+        partial.iter_mut().zip(chunk).for_each(|(sum, &value)| *sum += f64::from(value));
     }
+    partial.iter().sum()
+}
+
+/// Leading bits of a key that choose its bucket: of a float, its exponent and some of its mantissa.
+const BUCKET_BITS: u32 = 14;
+
+/// In the order of (key, index), the first element at which the probabilities so far reach `mass`;
+/// none if all together do not. Only the bucket of keys in which that happens is sorted.
+fn crossing(keys: &[u32], probabilities: &[f32], mass: f32) -> Option<(u32, usize)> {
+    let mass = f64::from(mass);
+    let bucket_of = |key: u32| (key >> (u32::BITS - BUCKET_BITS)) as usize;
+    let mut masses = vec![0.0; 1 << BUCKET_BITS];
+    for (&key, &p) in keys.iter().zip(probabilities) {
+        masses[bucket_of(key)] += f64::from(p);
+    }
+    let mut so_far = 0.0;
+    let occupied = |bucket: &usize| {
+        let reached = masses[*bucket] > 0.0 && so_far + masses[*bucket] >= mass;
+        if !reached {
+            so_far += masses[*bucket];
+        }
+        reached
+    };
+    let bucket = (0..masses.len()).find(occupied)?;
+    let mut members: Vec<(u32, usize)> = keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| bucket_of(**key) == bucket)
+        .map(|(i, &key)| (key, i))
+        .collect();
+    members.sort_unstable();
+    let last = members.last().copied();
+    let reached = members.into_iter().find(|&(_, i)| {
+        so_far += f64::from(probabilities[i]);
+        so_far >= mass
+    });
+    // The order of addition may leave the sum of the bucket a rounding short.
+    reached.or(last)
 }
 
 impl Warpers {
@@ -130,12 +144,21 @@ impl Warpers {
         Warpers { temperature, top_k, top_p, min_p, typical_p }
     }
 
-    fn survivors(&self, row: &mut [f32]) -> Result<Survivors, Flaw> {
+    /// Divides by the temperature.
+    fn scale(&self, row: &mut [f32]) -> Result<(), Flaw> {
         let best = row[argmax(row)? as usize];
         if self.temperature != 1.0 {
             // Measured from the best, no score can overflow however cold it gets.
             row.iter_mut().for_each(|score| *score = (*score - best) / self.temperature);
         }
+        Ok(())
+    }
+
+    fn filters(&self) -> bool {
+        self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0 || self.typical_p < 1.0
+    }
+
+    fn survivors(&self, row: &[f32]) -> Result<Survivors, Flaw> {
         let mut lowest = f32::NEG_INFINITY;
         if (1..row.len()).contains(&self.top_k) {
             lowest = top_k_of(row, self.top_k)?.last().map_or(lowest, |candidate| candidate.score);
@@ -166,7 +189,15 @@ impl Warpers {
 
     /// Draws a token by its scores (which are changed), given a uniform number from [0, 1).
     pub fn draw(&self, row: &mut [f32], uniform: f64) -> Result<u32, Flaw> {
-        self.survivors(row)?.draw(uniform).ok_or(Flaw::NothingLeft)
+        self.scale(row)?;
+        if self.filters() {
+            let survivors = self.survivors(row)?;
+            let index = draw(&survivors.probabilities, uniform).ok_or(Flaw::NothingLeft)?;
+            return Ok(survivors.tokens[index]);
+        }
+        let width = row.len();
+        softmax(row, width);
+        draw(row, uniform).map(|index| index as u32).ok_or(Flaw::NothingLeft)
     }
 }
 
@@ -181,7 +212,9 @@ mod tests {
     }
 
     fn tokens(options: Options) -> Vec<u32> {
-        Warpers::new(&options).survivors(&mut row()).unwrap().tokens
+        let (warpers, mut row) = (Warpers::new(&options), row());
+        warpers.scale(&mut row).unwrap();
+        warpers.survivors(&row).unwrap().tokens
     }
 
     #[test]
@@ -207,9 +240,31 @@ mod tests {
     }
 
     #[test]
+    fn the_crossing_is_that_of_a_sorted_list() {
+        for (seed, levels) in [(1, 3.0), (2, 40.0), (3, 1e9)] {
+            let random = Philox::new(seed);
+            let weights: Vec<f32> = (0..500).map(|i| (random.uniform(0, i) * levels).ceil() as f32).collect();
+            let total: f32 = weights.iter().sum();
+            let probabilities: Vec<f32> = weights.iter().map(|weight| weight / total).collect();
+            let keys: Vec<u32> = probabilities.iter().map(|p| !p.to_bits()).collect();
+            let mut order: Vec<(u32, usize)> = keys.iter().copied().zip(0..).collect();
+            order.sort_unstable();
+            for mass in [0.0f32, 0.1, 0.5, 0.9, 0.999] {
+                let mut so_far = 0.0;
+                let expected = order.iter().copied().find(|&(_, i)| {
+                    so_far += f64::from(probabilities[i]);
+                    so_far >= f64::from(mass)
+                });
+                assert_eq!(crossing(&keys, &probabilities, mass), expected);
+            }
+            assert_eq!(crossing(&keys, &probabilities, 1.1), None);
+        }
+    }
+
+    #[test]
     fn ties_at_the_edge_of_top_k_all_stay() {
         let warpers = Warpers::new(&Options { top_k: 2, ..Options::default() });
-        assert_eq!(warpers.survivors(&mut [1.0, 2.0, 1.0, 0.0]).unwrap().tokens, [0, 1, 2]);
+        assert_eq!(warpers.survivors(&[1.0, 2.0, 1.0, 0.0]).unwrap().tokens, [0, 1, 2]);
     }
 
     #[test]
