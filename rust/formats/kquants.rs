@@ -1,6 +1,6 @@
 //! ggml's super-blocks of 256 values, in groups of 16 or 32 with their own scales.
 
-use super::dequantize::{IQ4_LEVELS, half_at, nibbles};
+use super::quants::{IQ4_LEVELS, half_at, nibbles};
 
 /// `scales: [(4 bits scale, 4 bits min); 16], q: [2 bits; 256], d: f16, dmin: f16`;
 /// x = (d scale) q - (dmin min), in groups of 16

@@ -22,6 +22,7 @@ pub mod gguf;
 pub(crate) mod json;
 mod kquants;
 pub(crate) mod metadata;
+mod quants;
 pub mod safetensors;
 mod tensors;
 
