@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
-import json, resource, sys
+import json, re, sys
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage's ru_maxrss: a child begins with that of the process that started it.
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 
 import llmcore
 llmcore.Model  # the names are imported when they are first asked for
@@ -26,9 +29,10 @@ print(json.dumps([peak() - before, info["weight_bytes"], info["kv_bytes_per_posi
 POSITIONS = 320
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_of_generate(smollm2_path):
     """The bound leaves 30 % for activations, the tokenizer and the logits of one row."""
     command = [sys.executable, "-c", SCRIPT, str(smollm2_path)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     peak, weights, kv = json.loads(printed)
-    assert peak <= 1.3 * (weights + kv * POSITIONS)
+    assert weights < peak <= 1.3 * (weights + kv * POSITIONS)
