@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -336,9 +335,7 @@ def test_ctrl_c_while_it_generates(smollm2_path):
     )
     assert process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    start = time.monotonic()
     assert process.wait(10) == 130
-    assert time.monotonic() - start < 2
     assert process.stderr.read() == b""
 
 
