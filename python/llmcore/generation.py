@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from llmcore import _core
 
 if TYPE_CHECKING:
-    from llmcore.model import Model
+    from llmcore.checkpoint import Checkpoint
     from llmcore.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Options", "Piece", "TokenLogprob", "complete", "generate", "stream"]
@@ -240,24 +240,40 @@ class Piece:
         return self.text
 
 
+class Generates(Protocol):
+    """What generation needs of a model: `llmcore.Model` has it."""
+
+    @property
+    def core(self) -> _core.Model:
+        """The compiled model."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What it was loaded from."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer; raises FileNotFoundError if it has none."""
+
+
 class _Job:
     """Prompts on their way to completions."""
 
     def __init__(
-        self, model: Model, prompts: Sequence[Prompt], options: Options, tokenizer: Tokenizer | None
+        self, model: Generates, prompts: Sequence[Prompt], options: Options, tokenizer: Tokenizer | None
     ) -> None:
         self.options = options
         requests = [(_encode(prompt, tokenizer), options._for_core()) for prompt in prompts]
         self.core = _core.Generation(model.core, requests, tokenizer)
 
     @classmethod
-    def of_call(cls, model: Model, prompts: Sequence[Prompt], call: Mapping[str, Any]) -> _Job:
+    def of_call(cls, model: Generates, prompts: Sequence[Prompt], call: Mapping[str, Any]) -> _Job:
         options = Options.resolve(call, model.checkpoint.generation)
         return cls(
             model, prompts, options, _tokenizer(model, required=any(isinstance(p, str) for p in prompts))
         )
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Generator[Piece]:
         try:
             for step in self.core:
                 for prompt_index, index, ids, text, logprobs, finish_reason in step:
@@ -281,7 +297,7 @@ class _Job:
 
 
 def generate(
-    model: Model,
+    model: Generates,
     prompt: Prompt | Sequence[Prompt],
     *,
     callback: Callable[[Piece], object] | None = None,
@@ -318,7 +334,7 @@ def generate(
 
 
 def complete(
-    model: Model, prompts: Sequence[Ids], options: Options, tokenizer: Tokenizer | None = None
+    model: Generates, prompts: Sequence[Ids], options: Options, tokenizer: Tokenizer | None = None
 ) -> list[list[Completion]]:
     """Continues prompts by options alone: what the checkpoint says of generation has no part in it.
 
@@ -339,7 +355,7 @@ def complete(
     return job.completions()
 
 
-def stream(model: Model, prompt: Prompt, **options: Any) -> Iterator[Piece]:
+def stream(model: Generates, prompt: Prompt, **options: Any) -> Generator[Piece]:
     """Continues a prompt and yields each `Piece` as it comes; closing the iterator ends the search.
 
     `for piece in stream(...): print(piece, end="")` shows the text as it grows.
@@ -366,7 +382,7 @@ def _is_single(prompt: Prompt | Sequence[Prompt]) -> bool:
     return not len(prompt) or isinstance(prompt[0], int | np.integer)
 
 
-def _tokenizer(model: Model, required: bool) -> Tokenizer | None:
+def _tokenizer(model: Generates, required: bool) -> Tokenizer | None:
     try:
         return model.tokenizer
     except FileNotFoundError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from llmcore import _core, hub
+from llmcore import _core, generation, hub
 from llmcore.blocks import describe
 from llmcore.checkpoint import Checkpoint, open_checkpoint
 
 if TYPE_CHECKING:
-    from llmcore.generation import Completion
     from llmcore.tokenizer import Tokenizer
 
 __all__ = ["Model", "Score", "load"]
@@ -175,17 +174,13 @@ class Model:
         Raises:
             ValueError: an unknown option, one out of range, an empty prompt, or one longer than the context.
         """
-        from llmcore.generation import generate
+        return generation.generate(self, prompt, **options)
 
-        return generate(self, prompt, **options)
+    def stream(self, prompt: str | Ids, **options: Any) -> Generator[generation.Piece]:
+        """Continues one prompt and yields each piece as it comes; see `llmcore.generation.stream`."""
+        return generation.stream(self, prompt, **options)
 
-    def stream(self, prompt: str | Ids, **options: Any) -> Any:
-        """Continues one prompt and yields its text piece by piece; see `llmcore.generation.stream`."""
-        from llmcore.generation import stream
-
-        return stream(self, prompt, **options)
-
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Completion:
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> generation.Completion:
         """The next message of a conversation.
 
         Args:
@@ -196,7 +191,7 @@ class Model:
             ValueError: the checkpoint has no chat template; also as `generate`.
         """
         ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        completion: Completion = self.generate(ids, **options)
+        completion: generation.Completion = self.generate(ids, **options)
         return completion
 
     def info(self) -> dict[str, Any]:
