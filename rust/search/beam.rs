@@ -14,7 +14,7 @@ use crate::kernels::log_softmax;
 use crate::search::hypothesis::{Ends, FinishReason, Hypothesis, Output};
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::select::{self, top_k};
-use crate::search::session::{Pass, Strategy};
+use crate::search::strategy::{Pass, Strategy};
 use crate::step::{SeqId, regrow};
 
 /// Stands for -∞ where scores are still added and compared: the score of a place that no sequence

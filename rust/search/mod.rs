@@ -13,6 +13,7 @@ mod random;
 mod sample;
 mod select;
 pub mod session;
+pub mod strategy;
 pub mod text;
 pub mod warpers;
 

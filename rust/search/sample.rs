@@ -5,7 +5,7 @@ use crate::search::hypothesis::{Ends, FinishReason, Hypothesis, Output};
 use crate::search::options::Options;
 use crate::search::random::Philox;
 use crate::search::select::{self, argmax};
-use crate::search::session::{Pass, Strategy};
+use crate::search::strategy::{Pass, Strategy};
 use crate::search::warpers::Warpers;
 use crate::step::{SeqId, regrow};
 

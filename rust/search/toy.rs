@@ -9,7 +9,8 @@ use crate::kernels::log_softmax;
 use crate::search::hypothesis::{FinishReason, Output, StoppingCriterion};
 use crate::search::options::{EarlyStopping, Options};
 use crate::search::random::Philox;
-use crate::search::session::{Piece, Request, Session};
+use crate::search::session::{Request, Session};
+use crate::search::strategy::Piece;
 use crate::search::text::tests::Table;
 use crate::step::{SeqId, Step, Wanted, Work};
 
