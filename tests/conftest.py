@@ -59,6 +59,7 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer") / "gpt2"
     try:
         gpt2_files.write_gpt2_tokenizer(folder)
+        (folder / "config.json").write_text('{"model_type": "gpt2"}')
     except OSError as error:
         if CI:
             raise

@@ -92,8 +92,9 @@ class TokenizerFolder:
         return template
 
     def _class(self) -> _Class | None:
-        """What the class of the tokenizer assumes; GPT-2's where nothing names another."""
-        model_type = self.model_config.get("model_type", "gpt2")
+        """What the class of the tokenizer assumes. Files that name none are GPT-2's if they are vocab.json
+        and merges.txt."""
+        model_type = self.model_config.get("model_type", "gpt2" if self.path.name == "vocab.json" else "")
         named = self.config.get("tokenizer_class") or _MODEL_TYPES.get(str(model_type), "")
         return _CLASSES.get(str(named).removesuffix("Fast").removesuffix("Tokenizer"))
 
