@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import llmcore
 from llmcore import cli, hub
-from llmcore.generation import Completion, GenerationConfig, Piece
+from llmcore.generation import Completion, Options, Piece
 
 PACKAGE = Path(hub.__file__).parents[1]
 
@@ -121,7 +121,7 @@ def test_options_of_generation_pass_through_by_their_names(run):
     assert run("generate", "p", *flags, *others).exit_code == 0
     assert run.model.calls[0][1] == options | {"stop_strings": ["a", "b"]}
     assert run.loaded == ("m", "float32", 3)
-    GenerationConfig.resolve(run.model.calls[0][1], {})  # they are names of ours
+    Options.resolve(run.model.calls[0][1], {})  # they are names of ours
 
 
 def test_temperature_0_is_greedy(run):
