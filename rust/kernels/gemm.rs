@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ptr;
 
 use crate::kernels::product::{MAX_ROWS, Product};
+use crate::kernels::{self, rows_per_chunk};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::threads::{self, SendPtr};
 use crate::weights::Panels;
@@ -20,9 +21,6 @@ const ROW_BLOCK: usize = 80 * MAX_ROWS;
 
 /// Strips of rows that a chunk has at least, if the product has more: enough to use a panel often.
 const STRIPS: usize = 8;
-
-/// Multiplications that are worth waking the pool for.
-const SMALL: usize = 32 << 10;
 
 /// `a [rows, k]`, `b [n, k]` as panels, `bias [n]`, `out [rows, n]`: out = a · bᵀ + bias.
 ///
@@ -56,12 +54,15 @@ thread_local! {
 /// `a [rows, k]` to strips of `[k][strip]`; the last strip may be narrower.
 fn pack(a: &[f32], k: usize, strip: usize, packed: &mut Vec<f32>) {
     packed.resize(a.len(), 0.0);
-    threads::for_each_mut(packed, strip * k, |i, packed| {
-        let rows = packed.len() / k;
-        let a = &a[i * strip * k..][..packed.len()];
-        for (j, to) in packed.chunks_exact_mut(rows).enumerate() {
-            for (r, to) in to.iter_mut().enumerate() {
-                *to = a[r * k + j];
+    let size = strip * k;
+    let chunk = rows_per_chunk(size) * size;
+    threads::for_each_mut(packed, chunk, |i, packed| {
+        let strips = a[i * chunk..].chunks(size).zip(packed.chunks_mut(size));
+        for (a, packed) in strips {
+            for (j, to) in packed.chunks_exact_mut(a.len() / k).enumerate() {
+                for (r, to) in to.iter_mut().enumerate() {
+                    *to = a[r * k + j];
+                }
             }
         }
     });
@@ -91,11 +92,7 @@ fn multiply(packed: &[f32], rows: usize, strip: usize, b: &Panels, bias: *const 
             strips: row..strips.min(row + strips_per_chunk),
         });
     };
-    if rows * b.n * b.k < SMALL {
-        (0..across * down).for_each(chunk);
-    } else {
-        threads::for_each(across * down, chunk);
-    }
+    kernels::for_each(rows * b.n * b.k, across * down, chunk);
 }
 
 /// What all chunks of a product share.

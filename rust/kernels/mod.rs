@@ -23,8 +23,22 @@ pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 pub use softmax::{log_softmax, log_sum_exp, softmax};
 
+use crate::threads;
+
 /// Elements of a row-wise kernel that are worth a chunk of their own: some 10 µs of work.
 const CHUNK: usize = 16 << 10;
+
+/// Multiplications that are worth waking the pool for: some 2 µs of work.
+const SMALL: usize = 64 << 10;
+
+/// `threads::for_each`, on the calling thread alone where there is little to do.
+fn for_each(multiplications: usize, chunks: usize, job: impl Fn(usize) + Sync) {
+    if multiplications < SMALL {
+        threads::with_limit(Some(1), || threads::for_each(chunks, job));
+    } else {
+        threads::for_each(chunks, job);
+    }
+}
 
 /// How many rows of `width` make a chunk.
 fn rows_per_chunk(width: usize) -> usize {

@@ -106,11 +106,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, src: *const f32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(src.cast()) }
-    }
-
-    #[inline(always)]
     fn add(self, a: F32, b: F32) -> F32 {
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }

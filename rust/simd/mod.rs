@@ -59,9 +59,6 @@ pub trait Simd: Copy {
     /// `dst` is valid for writing `n ≤ 16` floats.
     unsafe fn store_first(self, dst: *mut f32, n: usize, x: Self::F32);
 
-    /// Asks for the cache line at `src`, which need not be valid.
-    fn prefetch(self, src: *const f32);
-
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -198,7 +195,10 @@ pub fn set(isa: Isa) {
 pub fn current() -> Isa {
     match CURRENT.load(Ordering::Relaxed) {
         0 => {
-            set(fastest());
+            // A bad value is reported by `init`; Rust programs that skip it get the default.
+            if init().is_err() {
+                set(fastest());
+            }
             current()
         }
         1 => Isa(Kind::Portable),

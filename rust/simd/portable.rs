@@ -1,5 +1,4 @@
-//! Plain Rust: an array of 16 floats. `mul_add` is an exact fused multiply-add everywhere, by
-//! instruction or in software.
+//! Plain Rust: an array of 16 floats.
 
 use super::{LANES, Op, Simd};
 
@@ -23,6 +22,37 @@ fn reduce(mut a: F32, f: impl Fn(f32, f32) -> f32) -> f32 {
         half /= 2;
     }
     a[0]
+}
+
+/// a · b + c, rounded once, by the instruction of the target or in software.
+#[inline(always)]
+fn exact(a: &F32, b: &F32, c: &F32) -> F32 {
+    std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+}
+
+#[cfg(any(target_feature = "fma", not(target_arch = "x86_64")))]
+use exact as fma;
+
+/// a · b + c, rounded once. Without an instruction `mul_add` is a call for every lane, so this goes by
+/// float64: the product is exact (24 + 24 ≤ 53 bits), and rounding the sum to 53 bits and then to 24
+/// is rounding once, unless the first ends halfway between two float32, or the second has fewer bits
+/// to give because the result is subnormal. Those are left to `mul_add`.
+#[cfg(not(any(target_feature = "fma", not(target_arch = "x86_64"))))]
+#[inline(always)]
+fn fma(a: &F32, b: &F32, c: &F32) -> F32 {
+    /// The 29 bits by which float64 is longer, and halfway in them.
+    const LONGER: u32 = (1 << 29) - 1;
+    const HALFWAY: u32 = 1 << 28;
+    let mut sums = [0.0f64; LANES];
+    let mut close = 0;
+    for i in 0..LANES {
+        let sum = f64::from(a[i]) * f64::from(b[i]) + f64::from(c[i]);
+        let halfway = sum.to_bits() as u32 & LONGER == HALFWAY;
+        let subnormal = (sum.abs() < f64::from(f32::MIN_POSITIVE)) & (sum != 0.0);
+        close |= u32::from(halfway | subnormal);
+        sums[i] = sum;
+    }
+    if close == 0 { sums.map(|sum| sum as f32) } else { exact(a, b, c) }
 }
 
 impl Simd for Portable {
@@ -68,9 +98,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, _src: *const f32) {}
-
-    #[inline(always)]
     fn add(self, a: F32, b: F32) -> F32 {
         zip(a, b, |a, b| a + b)
     }
@@ -92,7 +119,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn fma(self, a: F32, b: F32, c: F32) -> F32 {
-        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+        fma(&a, &b, &c)
     }
 
     #[inline(always)]
@@ -148,5 +175,38 @@ impl Simd for Portable {
     #[inline(always)]
     fn reduce_max(self, a: F32) -> f32 {
         reduce(a, |a, b| if a > b { a } else { b })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fma;
+
+    #[test]
+    fn a_fused_multiply_add_rounds_once() {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 32) as u32
+        };
+        let special = [0.0, -0.0, 1.0, f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::INFINITY, f32::NAN];
+        for i in 0..2_000_000 {
+            // Any bits, or exponents near each other so that rounding is close to call.
+            let near = |x: u32| f32::from_bits(x & 0x807F_FFFF | (120 + (x >> 8) % 16) << 23);
+            let (mut a, b, mut c) = match i % 3 {
+                0 => (f32::from_bits(next()), f32::from_bits(next()), f32::from_bits(next())),
+                _ => (near(next()), near(next()), near(next())),
+            };
+            if i % 3 == 2 {
+                // Few bits in each, so that halfway cases come up.
+                (a, c) = (f32::from_bits(a.to_bits() & !0xFFF), f32::from_bits(c.to_bits() & !0x0007_FFFF));
+            }
+            if i % 97 == 0 {
+                c = special[i % special.len()];
+            }
+            let (found, expected) = (fma(&[a; 16], &[b; 16], &[c; 16])[0], a.mul_add(b, c));
+            let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+            assert!(same, "{a:e} · {b:e} + {c:e}: {found:e}, not {expected:e}");
+        }
     }
 }

@@ -9,13 +9,16 @@
 use std::ops::Range;
 use std::ptr;
 
-use crate::kernels::product::{self, MAX_ROWS};
+use crate::kernels::{
+    self,
+    product::{self, MAX_ROWS},
+};
 use crate::simd::{LANES, dispatch};
 use crate::threads::{self, SendPtr};
 
 mod tile;
 
-use tile::{Attend, Capture, SCRATCH, Tile};
+use tile::{Attend, Capture, Join, Part, SCRATCH, Scratch, Tile};
 
 /// Positions of a KV block.
 pub const BLOCK: usize = product::ROW;
@@ -89,27 +92,91 @@ impl Item<'_> {
 }
 
 /// `q` as [`Queries`] says, `out [rows, heads · head_dim]`: softmax(scale · q · kᵀ + bias) · v for
-/// every row and head of every item. A row that sees no key gets zeros.
+/// every row and head of every item. Items come in the order of their rows. A row that sees no key
+/// gets zeros.
 pub fn attend(heads: Heads, items: &[Item<'_>], q: Queries<'_>, out: &mut [f32]) {
     let tiles = Tiles::new(&heads, items, &q);
     let width = heads.heads * heads.head_dim;
     assert!(items.iter().all(|item| (item.row + item.rows) * width <= out.len()));
     let out = SendPtr(out.as_mut_ptr());
-    threads::for_each(tiles.count(), |i| {
+    let store = |tile: &Tile<'_>, scratch: &Scratch| {
+        for v in 0..tile.queries.len() {
+            let (r, h) = tile.row_and_head(&heads, v);
+            let from = &scratch.sums[v * heads.head_dim..][..heads.head_dim];
+            // SAFETY: row and head lie in `out`, and belong to this tile alone.
+            unsafe {
+                let at = (tile.item.row + r) * width + h * heads.head_dim;
+                ptr::copy_nonoverlapping(from.as_ptr(), out.get().add(at), heads.head_dim);
+            }
+        }
+    };
+    if let Some(parts) = Parts::new(&tiles) {
+        return parts.attend(&tiles, &q, store);
+    }
+    kernels::for_each(tiles.work(), tiles.count(), |i| {
         let tile = tiles.get(i);
         SCRATCH.with_borrow_mut(|scratch| {
             dispatch(Attend { heads: &heads, q: &q, tile: &tile, scratch });
-            for v in 0..tile.queries.len() {
-                let (r, h) = tile.row_and_head(&heads, v);
-                let from = &scratch.sums[v * heads.head_dim..][..heads.head_dim];
-                // SAFETY: row and head lie in `out`, and belong to this tile alone.
-                unsafe {
-                    let at = (tile.item.row + r) * width + h * heads.head_dim;
-                    ptr::copy_nonoverlapping(from.as_ptr(), out.get().add(at), heads.head_dim);
-                }
-            }
+            store(&tile, scratch);
         });
     });
+}
+
+/// Blocks that one chunk takes where a tile is split: 512 positions.
+const SPAN: usize = 8;
+
+/// A few tiles over many blocks (a decode step late in a long sequence): threads share the blocks of a
+/// tile, and merge them in order afterwards.
+struct Parts {
+    /// (tile, blocks, where their parts start) of each chunk.
+    chunks: Vec<(usize, Range<usize>, usize)>,
+    /// The same of each tile, and of the end.
+    starts: Vec<usize>,
+}
+
+impl Parts {
+    /// None where there are tiles enough for all threads, or few blocks.
+    fn new(tiles: &Tiles<'_>) -> Option<Parts> {
+        if tiles.count() >= 4 * threads::size() || threads::size() == 1 {
+            return None;
+        }
+        let (mut chunks, mut starts) = (Vec::new(), vec![0]);
+        for i in 0..tiles.count() {
+            let tile = tiles.get(i);
+            let blocks = tile.blocks(&tiles.heads);
+            let (part, start) = (tile.part(&tiles.heads), starts[i]);
+            for first in blocks.clone().step_by(SPAN) {
+                let span = first..blocks.end.min(first + SPAN);
+                chunks.push((i, span, start + (first - blocks.start) * part));
+            }
+            starts.push(start + blocks.len() * part);
+        }
+        (chunks.len() > 2 * tiles.count()).then_some(Parts { chunks, starts })
+    }
+
+    fn attend(&self, tiles: &Tiles<'_>, q: &Queries<'_>, store: impl Fn(&Tile<'_>, &Scratch) + Sync) {
+        let heads = &tiles.heads;
+        let mut all = vec![0.0f32; self.starts[tiles.count()]];
+        let parts = SendPtr(all.as_mut_ptr());
+        threads::for_each(self.chunks.len(), |i| {
+            let (tile, blocks, start) = self.chunks[i].clone();
+            let tile = tiles.get(tile);
+            let len = blocks.len() * tile.part(heads);
+            // SAFETY: each chunk has its own stretch of `all`.
+            let parts = unsafe { std::slice::from_raw_parts_mut(parts.get().add(start), len) };
+            SCRATCH.with_borrow_mut(|scratch| {
+                dispatch(Part { heads, q, tile: &tile, blocks, scratch, parts });
+            });
+        });
+        threads::for_each(tiles.count(), |i| {
+            let tile = tiles.get(i);
+            SCRATCH.with_borrow_mut(|scratch| {
+                let parts = &all[self.starts[i]..self.starts[i + 1]];
+                dispatch(Join { heads, tile: &tile, scratch, parts });
+                store(&tile, scratch);
+            });
+        });
+    }
 }
 
 /// `scores, probs [heads, rows, kv_len]`: what [`attend`] computes on the way for one item, computed
@@ -132,7 +199,7 @@ pub fn attention_probs(
     let items = std::slice::from_ref(item);
     let tiles = Tiles::new(&heads, items, &q);
     let [scores, probs] = [scores, probs].map(|out| out.map(|out| SendPtr(out.as_mut_ptr())));
-    threads::for_each(tiles.count(), |i| {
+    kernels::for_each(tiles.work(), tiles.count(), |i| {
         let tile = tiles.get(i);
         SCRATCH.with_borrow_mut(|scratch| {
             dispatch(Attend { heads: &heads, q: &q, tile: &tile, scratch });
@@ -176,6 +243,8 @@ impl<'a> Tiles<'a> {
         let Heads { heads: n, kv_heads, head_dim, .. } = *heads;
         assert!(head_dim > 0 && kv_heads > 0 && n.is_multiple_of(kv_heads));
         assert!(q.offset + n * head_dim <= q.stride);
+        let disjoint = items.windows(2).all(|pair| pair[0].row + pair[0].rows <= pair[1].row);
+        assert!(disjoint, "items in the order of their rows");
         let mut starts = vec![0];
         for item in items {
             assert!((item.row + item.rows) * q.stride <= q.data.len() && item.kv.len() == kv_heads);
@@ -197,6 +266,12 @@ impl<'a> Tiles<'a> {
 
     fn count(&self) -> usize {
         self.starts[self.items.len()]
+    }
+
+    /// An upper bound of the multiplications.
+    fn work(&self) -> usize {
+        let Heads { heads, head_dim, .. } = self.heads;
+        self.items.iter().map(|item| 2 * item.rows * item.kv_len * heads * head_dim).sum()
     }
 
     fn get(&self, i: usize) -> Tile<'a> {

@@ -66,6 +66,46 @@ thread_local! {
     }));
 }
 
+/// Which key positions the queries of a tile see, and the blocks that hold any of them.
+struct Seen {
+    positions: [Range<usize>; MAX_ROWS],
+    /// The end of the last position that any query sees.
+    end: usize,
+    blocks: Range<usize>,
+}
+
+impl Tile<'_> {
+    fn seen(&self, heads: &Heads) -> Seen {
+        let mut positions: [Range<usize>; MAX_ROWS] = std::array::from_fn(|_| 0..0);
+        let (mut start, mut end) = (usize::MAX, 0);
+        for v in 0..self.queries.len() {
+            positions[v] = self.item.seen(self.row_and_head(heads, v).0);
+            if !positions[v].is_empty() {
+                (start, end) = (start.min(positions[v].start), end.max(positions[v].end));
+            }
+        }
+        Seen { positions, end, blocks: start / BLOCK..end.div_ceil(BLOCK) }
+    }
+
+    /// The blocks that any query of the tile sees.
+    pub fn blocks(&self, heads: &Heads) -> Range<usize> {
+        self.seen(heads).blocks
+    }
+
+    /// Floats of what [`Part`] keeps of one block.
+    pub fn part(&self, heads: &Heads) -> usize {
+        self.queries.len() * (heads.head_dim + 2)
+    }
+}
+
+impl Seen {
+    /// What each query sees of a block, counted from its start.
+    #[inline(always)]
+    fn within(&self, block: usize) -> [Range<usize>; MAX_ROWS] {
+        std::array::from_fn(|v| within(&self.positions[v], block * BLOCK))
+    }
+}
+
 /// Leaves the tile's output in `scratch.sums`, and the final maxima and sums.
 pub(super) struct Attend<'a> {
     pub heads: &'a Heads,
@@ -81,46 +121,133 @@ impl Op for Attend<'_> {
     fn run<S: Simd>(self, s: S) {
         let Attend { heads, q, tile, scratch } = self;
         let (n, d) = (tile.queries.len(), heads.head_dim);
-        scratch.q.resize(n * d, 0.0);
-        scratch.block_sums.resize(n * d, 0.0);
-        scratch.sums.clear();
-        scratch.sums.resize(n * d, 0.0);
-        scratch.state = NOTHING;
-        let mut seen: [Range<usize>; MAX_ROWS] = std::array::from_fn(|_| 0..0);
-        let (mut start, mut end) = (usize::MAX, 0);
-        for v in 0..n {
-            let (r, h) = tile.row_and_head(heads, v);
-            let from = &q.data[(tile.item.row + r) * q.stride + q.offset + h * d..][..d];
-            for (to, from) in scratch.q[v..].iter_mut().step_by(n).zip(from) {
-                *to = *from;
-            }
-            seen[v] = tile.item.seen(r);
-            if !seen[v].is_empty() {
-                (start, end) = (start.min(seen[v].start), end.max(seen[v].end));
-            }
+        let seen = tile.seen(heads);
+        load_queries(heads, q, tile, scratch);
+        start(n * d, scratch);
+        for block in seen.blocks.clone() {
+            let inside = seen.within(block);
+            let next = one_block(s, heads, tile, block, seen.end, &inside[..n], scratch);
+            let Scratch { state, sums, block_sums, .. } = scratch;
+            merge(s, d, &inside[..n], state, sums, &next, block_sums);
         }
-        for block in start / BLOCK..end.div_ceil(BLOCK) {
-            let first = block * BLOCK;
-            // What each query sees of this block.
-            let inside: [Range<usize>; MAX_ROWS] = std::array::from_fn(|v| within(&seen[v], first));
-            multiply_keys(s, heads, tile, block, end.min(first + BLOCK) - first, scratch);
+        finish(s, d, scratch);
+    }
+}
+
+/// A span of the tile's blocks: of each its (m, l, O) into `parts`, `[blocks][tile.part()]`, for
+/// [`Join`].
+pub(super) struct Part<'a> {
+    pub heads: &'a Heads,
+    pub q: &'a Queries<'a>,
+    pub tile: &'a Tile<'a>,
+    pub blocks: Range<usize>,
+    pub scratch: &'a mut Scratch,
+    pub parts: &'a mut [f32],
+}
+
+impl Op for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Part { heads, q, tile, scratch, .. } = self;
+        let n = tile.queries.len();
+        let seen = tile.seen(heads);
+        load_queries(heads, q, tile, scratch);
+        for (block, part) in self.blocks.zip(self.parts.chunks_exact_mut(tile.part(heads))) {
+            let inside = seen.within(block);
+            let next = one_block(s, heads, tile, block, seen.end, &inside[..n], scratch);
+            let (max, part) = part.split_at_mut(n);
+            let (sum, sums) = part.split_at_mut(n);
+            max.copy_from_slice(&next.max[..n]);
+            sum.copy_from_slice(&next.sum[..n]);
+            sums.copy_from_slice(&scratch.block_sums);
+        }
+    }
+}
+
+/// What [`Attend`] does, from the `parts` of all blocks: the same merges in the same order.
+pub(super) struct Join<'a> {
+    pub heads: &'a Heads,
+    pub tile: &'a Tile<'a>,
+    pub scratch: &'a mut Scratch,
+    pub parts: &'a [f32],
+}
+
+impl Op for Join<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Join { heads, tile, scratch, parts } = self;
+        let (n, d) = (tile.queries.len(), heads.head_dim);
+        let seen = tile.seen(heads);
+        start(n * d, scratch);
+        for (block, part) in seen.blocks.clone().zip(parts.chunks_exact(tile.part(heads))) {
             let mut next = NOTHING;
-            for v in (0..n).filter(|v| !inside[*v].is_empty()) {
-                let bias = tile.bias(heads, v, first);
-                let row = &mut scratch.scores[v * BLOCK..][..BLOCK];
-                let scores = finish_scores(s, row, &inside[v], heads.scale, bias);
-                (next.max[v], next.sum[v]) = exponentials(s, scores, row);
-            }
-            multiply_values(s, heads, tile, block, &inside[..n], scratch);
-            merge(s, d, &inside[..n], &next, scratch);
+            next.max[..n].copy_from_slice(&part[..n]);
+            next.sum[..n].copy_from_slice(&part[n..2 * n]);
+            let inside = seen.within(block);
+            merge(s, d, &inside[..n], &mut scratch.state, &mut scratch.sums, &next, &part[2 * n..]);
         }
-        for (sum, x) in scratch.state.sum.iter().zip(scratch.sums.chunks_exact_mut(d)) {
-            // A row that sees nothing has sums of 0 already.
-            let divisor = s.splat(if *sum == 0.0 { 1.0 } else { *sum });
-            for x in x.chunks_mut(LANES) {
-                let y = s.div(s.get(x), divisor);
-                s.put(x, y);
-            }
+        finish(s, d, scratch);
+    }
+}
+
+/// The queries into `scratch.q`.
+fn load_queries(heads: &Heads, q: &Queries<'_>, tile: &Tile<'_>, scratch: &mut Scratch) {
+    let (n, d) = (tile.queries.len(), heads.head_dim);
+    scratch.q.resize(n * d, 0.0);
+    scratch.block_sums.resize(n * d, 0.0);
+    for v in 0..n {
+        let (r, h) = tile.row_and_head(heads, v);
+        let from = &q.data[(tile.item.row + r) * q.stride + q.offset + h * d..][..d];
+        for (to, from) in scratch.q[v..].iter_mut().step_by(n).zip(from) {
+            *to = *from;
+        }
+    }
+}
+
+/// No block yet.
+fn start(size: usize, scratch: &mut Scratch) {
+    scratch.sums.clear();
+    scratch.sums.resize(size, 0.0);
+    scratch.state = NOTHING;
+}
+
+/// Maxima and sums of a block, for the queries that see some of it; `scratch.block_sums` gets O.
+#[inline(always)]
+fn one_block<S: Simd>(
+    s: S,
+    heads: &Heads,
+    tile: &Tile<'_>,
+    block: usize,
+    end: usize,
+    inside: &[Range<usize>],
+    scratch: &mut Scratch,
+) -> State {
+    let first = block * BLOCK;
+    multiply_keys(s, heads, tile, block, end.min(first + BLOCK) - first, scratch);
+    let mut next = NOTHING;
+    for v in (0..inside.len()).filter(|v| !inside[*v].is_empty()) {
+        let bias = tile.bias(heads, v, first);
+        let row = &mut scratch.scores[v * BLOCK..][..BLOCK];
+        let scores = finish_scores(s, row, &inside[v], heads.scale, bias);
+        (next.max[v], next.sum[v]) = exponentials(s, scores, row);
+    }
+    multiply_values(s, heads, tile, block, inside, scratch);
+    next
+}
+
+/// `scratch.sums` divided by the sums of exponentials: the output.
+#[inline(always)]
+fn finish<S: Simd>(s: S, d: usize, scratch: &mut Scratch) {
+    for (sum, x) in scratch.state.sum.iter().zip(scratch.sums.chunks_exact_mut(d)) {
+        // A row that sees nothing has sums of 0 already.
+        let divisor = s.splat(if *sum == 0.0 { 1.0 } else { *sum });
+        for x in x.chunks_mut(LANES) {
+            let y = s.div(s.get(x), divisor);
+            s.put(x, y);
         }
     }
 }
@@ -278,20 +405,27 @@ fn multiply_values<S: Simd>(
 
 /// (m, l, O) of all blocks so far with those of the next, for the queries that see some of it.
 #[inline(always)]
-fn merge<S: Simd>(s: S, d: usize, seen: &[Range<usize>], next: &State, scratch: &mut Scratch) {
-    let State { max, sum } = &mut scratch.state;
+fn merge<S: Simd>(
+    s: S,
+    d: usize,
+    inside: &[Range<usize>],
+    State { max, sum }: &mut State,
+    sums: &mut [f32],
+    next: &State,
+    next_sums: &[f32],
+) {
     let bases: [f32; LANES] =
         std::array::from_fn(|v| finite_or_zero(if next.max[v] > max[v] { next.max[v] } else { max[v] }));
     // One exponential for all queries, a lane each.
     let (mut old, mut new) = ([0.0; LANES], [0.0; LANES]);
     s.put(&mut old, vecmath::exp(s, s.sub(s.get(max), s.get(&bases))));
     s.put(&mut new, vecmath::exp(s, s.sub(s.get(&next.max), s.get(&bases))));
-    for v in (0..seen.len()).filter(|v| !seen[*v].is_empty()) {
+    for v in (0..inside.len()).filter(|v| !inside[*v].is_empty()) {
         max[v] = if next.max[v] > max[v] { next.max[v] } else { max[v] };
         sum[v] = next.sum[v].mul_add(new[v], sum[v] * old[v]);
         let (old, new) = (s.splat(old[v]), s.splat(new[v]));
-        let sums = scratch.sums[v * d..][..d].chunks_mut(LANES);
-        for (x, next) in sums.zip(scratch.block_sums[v * d..][..d].chunks(LANES)) {
+        let sums = sums[v * d..][..d].chunks_mut(LANES);
+        for (x, next) in sums.zip(next_sums[v * d..][..d].chunks(LANES)) {
             let y = s.fma(s.get(next), new, s.mul(s.get(x), old));
             s.put(x, y);
         }
