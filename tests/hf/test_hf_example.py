@@ -74,5 +74,14 @@ def test_the_example(tmp_path, monkeypatch, capsys, gpt2_folder):
     assert output.shape == (5, 50) and output.dtype == np.int64
     assert (output[:, :3] == [40, 1842, 8300]).all()
     assert len({tuple(row) for row in output.tolist()}) == 5
+
+    tokenizer, model = names["tokenizer"], names["model"]
+    tokenizer.pad_token = tokenizer.eos_token
+    batch = tokenizer(["I", "I love programming"], padding=True, padding_side="left", return_tensors="np")
+    texts = tokenizer.batch_decode(model.generate(**batch, max_new_tokens=3), skip_special_tokens=True)
+    for text, prompt in zip(texts, ["I", "I love programming"], strict=True):
+        alone = model.generate(tokenizer.encode(prompt, return_tensors="np"), max_new_tokens=3)
+        assert text == tokenizer.decode(alone[0])
+
     native = llmcore.load("gpt2").generate("I love programming", max_length=50, num_return_sequences=5)
     assert [[40, 1842, 8300, *completion.ids] for completion in native] == output.tolist()

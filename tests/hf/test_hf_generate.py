@@ -125,19 +125,20 @@ def test_several_sequences_without_beams_are_that_many_beams(gpt2):
 
 
 def test_min_length_counts_the_prompt_and_its_padding(gpt2):
-    ids, mask = left_padded([[5, 6, 7], [7]])
-    end = int(gpt2.generate([[7]])[0, 1])
-    shortest = gpt2.generate(ids, attention_mask=mask, eos_token_id=end, min_length=6, pad_token_id=159)
-    free = gpt2.generate(ids, attention_mask=mask, eos_token_id=end, pad_token_id=159)
-    assert free[1, 3] == end and end not in shortest[1, 3:6]
-    np.testing.assert_array_equal(
-        shortest,
-        gpt2.generate(ids, attention_mask=mask, eos_token_id=end, min_new_tokens=3, pad_token_id=159),
-    )
+    ids, mask = [[0, 0, 5, 6, 7]], [[0, 0, 1, 1, 1]]
+    free = gpt2.generate(ids, attention_mask=mask)[0].tolist()
+    end = free[8]
+    assert end not in free[5:8]
+    options = {"attention_mask": mask, "eos_token_id": end}
+    for length in (None, 1, 8):
+        assert gpt2.generate(ids, min_length=length, **options)[0].tolist() == free[:9]
+    assert gpt2.generate(ids, min_length=9, **options)[0, 8] != end
+    # The number of new tokens wins.
+    assert gpt2.generate(ids, min_length=9, min_new_tokens=3, **options)[0].tolist() == free[:9]
 
 
 def test_generation_begins_with_bos_without_a_prompt(gpt2):
-    np.testing.assert_array_equal(gpt2.generate(), gpt2.generate([[1]]))
+    np.testing.assert_array_equal(gpt2.generate(), gpt2.generate(inputs=[[1]]))
     with pytest.raises(ValueError, match="bos_token_id"):
         gpt2.generate(bos_token_id=None)
 
@@ -213,6 +214,7 @@ def test_greedy_scores_are_those_that_tokens_were_chosen_by(gpt2):
         attention_mask=mask,
         eos_token_id=end,
         repetition_penalty=1.5,
+        logits_processor=[lambda _, scores: np.where(np.arange(160) == 9, -np.inf, scores)],
         return_dict_in_generate=True,
         output_scores=True,
     )
@@ -227,6 +229,7 @@ def test_greedy_scores_are_those_that_tokens_were_chosen_by(gpt2):
             ended[row] |= bool(chosen[row] == end)
     assert ended == [False, True]
     first = gpt2([[7]]).logits[0, -1].copy()
+    first[9] = -np.inf
     first[7] *= 1.5 if first[7] < 0 else 1 / 1.5
     np.testing.assert_allclose(output.scores[0][1], first, rtol=1e-6)
 

@@ -128,6 +128,7 @@ def test_a_class_of_another_architecture_is_an_error():
 def test_arguments_of_loading():
     folder = TINY / "gpt2"
     harmless = {"device_map": "auto", "attn_implementation": "eager", "low_cpu_mem_usage": True}
+    harmless |= {"use_safetensors": True, "local_files_only": True, "dtype": None}
     model = GPT2LMHeadModel.from_pretrained(
         folder, torch_dtype="auto", trust_remote_code=True, threads=1, **harmless
     )

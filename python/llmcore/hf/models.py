@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from llmcore import hub
 from llmcore.hf.arrays import Wrap, ids_batch, mask_batch, real_rows, to_numpy, wrap_like
 from llmcore.hf.options import GenerationConfig, merge
 from llmcore.hf.outputs import CausalLMOutput, GenerateOutput
@@ -73,7 +74,9 @@ class CausalLM:
         torch_dtype: Any = None,
         device_map: str | None = None,
         attn_implementation: str | None = None,
+        local_files_only: bool = False,
         low_cpu_mem_usage: bool | None = None,
+        use_safetensors: bool | None = None,
         trust_remote_code: bool | None = None,
         threads: int | None = None,
     ) -> CausalLM:
@@ -81,11 +84,13 @@ class CausalLM:
 
         Args:
             source: As for `llmcore.load`: a folder, a `.gguf` file, a hub id, or a short name.
-            dtype: What weights are computed in: "auto", "float32", or torch's name for it.
+            dtype: What weights are computed in: "auto", "float32", or `torch.float32`.
             torch_dtype: The older name of `dtype`; wins if given.
             device_map: None, "auto" or "cpu": there is one device.
             attn_implementation: None, "eager" or "sdpa", which compute the same.
+            local_files_only: Whether the network is left alone.
             low_cpu_mem_usage: Either value: weights are always read piece by piece.
+            use_safetensors: None or True: pickles are never read.
             trust_remote_code: Either value: code of a checkpoint is never run.
             threads: At most so many threads for each call; all of the process's processors unless given.
 
@@ -97,8 +102,10 @@ class CausalLM:
         """
         _one_of("device_map", device_map, (None, "auto", "cpu"))
         _one_of("attn_implementation", attn_implementation, (None, "eager", "sdpa"))
-        wanted = str(dtype if torch_dtype is None else torch_dtype).removeprefix("torch.")
-        model = load(source, dtype=wanted, threads=threads)
+        _one_of("use_safetensors", use_safetensors, (None, True))
+        wanted = str(torch_dtype or dtype or "auto").removeprefix("torch.")
+        path = hub.resolve(source, download=not local_files_only)
+        model = load(path, dtype=wanted, threads=threads)
         found = model.checkpoint.model_type
         if cls.model_type not in (None, found):
             raise ValueError(
@@ -164,6 +171,7 @@ class CausalLM:
         *,
         attention_mask: Any = None,
         tokenizer: PreTrainedTokenizer | None = None,
+        inputs: Any = None,
         **options: Any,
     ) -> Any:
         """Continues prompts.
@@ -179,6 +187,7 @@ class CausalLM:
             attention_mask: `[batch, time]`: 1 for each real token, 0 for padding. Unless given, tokens equal
                 to `pad_token_id` are padding, if that is set and ends no sequence.
             tokenizer: Makes the text that `stop_strings` are looked for in; the checkpoint's unless given.
+            inputs: Another name of `input_ids`.
             **options: See `GenerationConfig`. Greedy search for 20 tokens unless they or a config say more.
 
         Returns:
@@ -191,6 +200,7 @@ class CausalLM:
                 id outside of the vocabulary.
         """
         settings = merge((self.generation_config, generation_config), options)
+        input_ids = inputs if input_ids is None else input_ids
         wrap = wrap_like(input_ids, attention_mask)
         if input_ids is None:
             if "bos_token_id" not in settings:

@@ -124,8 +124,10 @@ class PreTrainedTokenizer:
         eos_token: str | None = None,
         unk_token: str | None = None,
         pad_token: str | None = None,
+        local_files_only: bool = False,
         use_fast: bool | None = None,
         trust_remote_code: bool | None = None,
+        clean_up_tokenization_spaces: bool | None = None,
     ) -> PreTrainedTokenizer:
         """Loads the tokenizer of a checkpoint.
 
@@ -137,15 +139,17 @@ class PreTrainedTokenizer:
             eos_token: Likewise.
             unk_token: Likewise.
             pad_token: Likewise.
+            local_files_only: Whether the network is left alone.
             use_fast: Either value: there is one implementation.
             trust_remote_code: Either value: code of a checkpoint is never run.
+            clean_up_tokenization_spaces: Either value: `decode` never changes a text.
 
         Raises:
             FileNotFoundError: nothing is found under the name, or it has no tokenizer.
             ValueError: a file that is not what it claims to be, or an argument out of range.
             TypeError: an unknown argument.
         """
-        path = hub.resolve(source)
+        path = hub.resolve(source, download=not local_files_only)
         settings = path / "tokenizer_config.json"
         said = read_json(settings) if path.is_dir() and settings.exists() else {}
         tokenizer = cls(
@@ -290,12 +294,18 @@ class PreTrainedTokenizer:
             return_tensors=return_tensors,
         )["input_ids"]
 
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> Any:
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> Any:
         """The text of token ids: of one id, of a sequence, or of each row of a batch, then as a list.
 
         Args:
             token_ids: Numbers, NumPy arrays or torch tensors.
             skip_special_tokens: Whether special tokens, padding among them, are left out.
+            clean_up_tokenization_spaces: Either value: texts of BPE are never changed, as in Transformers 5.
 
         Raises:
             ValueError: something else than token ids.
@@ -312,7 +322,12 @@ class PreTrainedTokenizer:
             ids = ids[~np.isin(ids, self.all_special_ids)]
         return self.core.decode(ids)
 
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> list[str]:
         """The text of each sequence of token ids; see `decode`."""
         return [self.decode(row, skip_special_tokens) for row in sequences]
 
