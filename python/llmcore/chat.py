@@ -25,8 +25,8 @@ class ChatTokenizer(Protocol):
     """What is needed of a tokenizer."""
 
     @property
-    def chat_template(self) -> str | Mapping[str, str] | None:
-        """The Jinja source, or several by name, of which "default" is taken."""
+    def chat_template(self) -> str | None:
+        """The Jinja source, if the checkpoint has one."""
 
     @property
     def bos_token_id(self) -> int | None: ...
@@ -56,7 +56,7 @@ def apply_chat_template(
 
     `messages` are dicts with a `role` and mostly a `content`; what else they hold (`tool_calls`, `name`) is
     the template's to use. `add_generation_prompt` ends the prompt with the opening of the assistant's
-    answer. `chat_template` replaces the checkpoint's: Jinja source, or the name of one of several.
+    answer. `chat_template` is Jinja source that replaces the checkpoint's.
     `variables` (`tools`, `documents`, `enable_thinking`, …) go to the template as they are.
 
     The text alone (`tokenize=False`) no longer tells control tokens from the same characters in a message;
@@ -68,7 +68,11 @@ def apply_chat_template(
     """
     from llmcore import template
 
-    source = _source(tokenizer.chat_template, chat_template, variables.get("tools"))
+    source = chat_template or tokenizer.chat_template
+    if not source:
+        raise ValueError(
+            "this model has no chat template; pass one as chat_template=, or write the prompt yourself"
+        )
     context: dict[str, object] = {"tools": None, "documents": None}
     context |= _special_tokens(tokenizer)
     context |= {name: _plain(value, name) for name, value in variables.items()}
@@ -88,23 +92,6 @@ def _special_tokens(tokenizer: ChatTokenizer) -> dict[str, str]:
     }
     tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items() if id is not None}
     return {name: trusted(token) for name, token in tokens.items() if token is not None}
-
-
-def _source(own: str | Mapping[str, str] | None, asked: str | None, tools: object) -> str:
-    """The template to render: the one asked for, or the checkpoint's own."""
-    if isinstance(own, Mapping):
-        if asked is None:
-            asked = "tool_use" if tools and "tool_use" in own else "default"
-        if asked in own:
-            return own[asked]
-        if "{" not in asked:
-            raise ValueError(f"chat_template: found the name {asked!r}, expected one of {', '.join(own)}")
-    source = own if asked is None else asked
-    if not isinstance(source, str) or not source:
-        raise ValueError(
-            "this model has no chat template; pass one as chat_template=, or write the prompt yourself"
-        )
-    return source
 
 
 def _conversation(messages: Sequence[Mapping[str, object]]) -> list[_Plain]:
