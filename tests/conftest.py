@@ -24,10 +24,19 @@ hypothesis.settings.load_profile("llmcore")
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """Under CI=true a skipped test is a failed one: what CI does not run, nobody runs."""
-    report = yield
+    return unskipped((yield), item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """So is a file of tests that skips itself."""
+    return unskipped((yield), collector.nodeid)
+
+
+def unskipped(report: pytest.TestReport | pytest.CollectReport, name: str):
     if CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped, which CI=true does not allow: {call.excinfo}"
+        report.longrepr = f"{name} was skipped, which CI=true does not allow: {report.longrepr}"
     return report
 
 
