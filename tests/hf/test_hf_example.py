@@ -83,5 +83,13 @@ def test_the_example(tmp_path, monkeypatch, capsys, gpt2_folder):
         alone = model.generate(tokenizer.encode(prompt, return_tensors="np"), max_new_tokens=3)
         assert text == tokenizer.decode(alone[0])
 
+    ids = names["input_ids"]
+    greedy = np.asarray(model.generate(ids, max_length=9))
+    stop = tokenizer.decode(greedy[0, 5])
+    stopped = np.asarray(model.generate(ids, max_length=9, stop_strings=[stop], tokenizer=tokenizer))
+    assert stopped.shape[1] <= 6 and tokenizer.decode(stopped[0, 3:]).endswith(stop)
+    np.testing.assert_array_equal(stopped, greedy[:, : stopped.shape[1]])
+    np.testing.assert_array_equal(stopped, model.generate(ids, max_length=9, stop_strings=stop))
+
     native = llmcore.load("gpt2").generate("I love programming", max_length=50, num_return_sequences=5)
     assert [[40, 1842, 8300, *completion.ids] for completion in native] == output.tolist()

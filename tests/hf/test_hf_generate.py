@@ -16,6 +16,7 @@ EXPECTED = {name: json.loads((TINY / name / "expected.json").read_text()) for na
 CASES = [
     (name, case) for name, cases in EXPECTED.items() for case, value in cases.items() if "kwargs" in value
 ]
+SCORES = {"return_dict_in_generate": True, "output_scores": True}
 ENDS = {"gpt2": [24, 60, 148], "llama": [4, 39, 105]}
 
 
@@ -215,8 +216,7 @@ def test_greedy_scores_are_those_that_tokens_were_chosen_by(gpt2):
         eos_token_id=end,
         repetition_penalty=1.5,
         logits_processor=[lambda _, scores: np.where(np.arange(160) == 9, -np.inf, scores)],
-        return_dict_in_generate=True,
-        output_scores=True,
+        **SCORES,
     )
     assert output.beam_indices is None and output.sequences_scores is None
     assert len(output.scores) == output.sequences.shape[1] - 3
@@ -263,9 +263,7 @@ def test_beam_scores_add_up_to_the_scores_of_sequences(models):
 
 def test_scores_of_sampling_are_what_was_drawn_from(gpt2):
     options = {"do_sample": True, "temperature": 0.5, "top_k": 7, "seed": 3, "num_return_sequences": 2}
-    output = gpt2.generate(
-        [[5, 6, 7]], max_new_tokens=4, return_dict_in_generate=True, output_scores=True, **options
-    )
+    output = gpt2.generate([[5, 6, 7]], max_new_tokens=4, **SCORES, **options)
     logits = gpt2([[5, 6, 7]]).logits[0, -1] / np.float32(0.5)
     kept = np.sort(np.argsort(logits)[-7:])
     for row in range(2):
@@ -306,10 +304,14 @@ def test_processors_and_criteria_see_batches_of_one(gpt2):
         ({"num_beam": 2}, "num_beam: found an unknown option, .*did you mean 'num_beams'"),
         ({"logprobs": 2}, "logprobs: found an unknown option"),
         ({"max_length": 3}, "max_length: found 3, expected more than the 3 tokens"),
+        ({"max_length": 9.5}, "max_length: found 9.5, expected a whole number"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": "9"}, "max_new_tokens: found '9'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id: found "),
+        ({"eos_token_id": [2, -1]}, "eos_token_id: found "),
         ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences"),
         ({"num_beams": 2, "do_sample": True}, "num_beams"),
-        ({"num_beams": 2, "num_beam_groups": 2, "output_scores": True}, "output_scores"),
+        ({"num_beams": 2, "num_beam_groups": 2} | SCORES, "output_scores: found num_beam_groups = 2"),
         ({"generation_config": GenerationConfig(top_p=2.0)}, "top_p"),
     ],
 )

@@ -276,6 +276,8 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 def _spread(rows: Sequence[Rows], mask: Mask) -> Rows:
     """The rows of each sequence's real tokens in `[batch, time, width]`, zeros elsewhere."""
+    if len(mask) == 1 and mask.all():
+        return rows[0][None]
     spread = np.zeros((*mask.shape, rows[0].shape[-1]), np.float32)
     for target, real, values in zip(spread, mask, rows, strict=True):
         target[real] = values

@@ -73,9 +73,13 @@ def search(
         logits_processor=list(processors),
         stopping_criteria=list(criteria),
     )
-    tokenizer = (tokenizer or model.tokenizer) if options.stop_strings else None
-    traces = [Trace(prompt) for prompt in prompts] if settings.get("output_scores") else []
-    if traces:
+    if not options.stop_strings:
+        tokenizer = None
+    elif tokenizer is None:
+        tokenizer = model.tokenizer
+    traces = []
+    if settings.get("output_scores") and settings.get("return_dict_in_generate"):
+        traces = [Trace(prompt) for prompt in prompts]
         # Each search has its own trace. What a prompt gets depends on no other, so they may run one by one.
         groups = [
             complete(model, [trace.prompt], trace.follow(options, processors), tokenizer)[0]
@@ -98,26 +102,32 @@ def _options(settings: Mapping[str, Any], width: int) -> dict[str, Any]:
     given["eos_token_id"] = _ends(settings)
     given["max_new_tokens"] = _new_tokens(settings, width)
     if "min_new_tokens" not in given:
-        given["min_new_tokens"] = max(0, settings.get("min_length", 0) - width)
+        given["min_new_tokens"] = max(0, _count("min_length", settings.get("min_length", 0)) - width)
     if given.get("num_beams", 1) == 1 and not given.get("do_sample"):
         given["num_beams"] = given.get("num_return_sequences", 1)
     return given
 
 
-def _new_tokens(settings: Mapping[str, Any], width: int) -> int:
+def _new_tokens(settings: Mapping[str, Any], width: int) -> Any:
     if "max_new_tokens" in settings:
-        return int(settings["max_new_tokens"])
+        return settings["max_new_tokens"]
     if "max_length" not in settings:
         return DEFAULT_NEW_TOKENS
-    length = int(settings["max_length"])
+    length = _count("max_length", settings["max_length"])
     if length <= width:
         raise ValueError(f"max_length: found {length}, expected more than the {width} tokens of input_ids")
     return length - width
 
 
+def _count(name: str, value: object) -> int:
+    if not isinstance(value, int | np.integer):
+        raise ValueError(f"{name}: found {value!r}, expected a whole number")
+    return int(value)
+
+
 def _ends(settings: Mapping[str, Any]) -> list[int]:
     ends = settings.get("eos_token_id")
-    return [] if ends is None else [int(end) for end in np.atleast_1d(ends)]
+    return [] if ends is None else list(np.atleast_1d(ends).tolist())
 
 
 def _fill(settings: Mapping[str, Any], options: Options) -> int | None:

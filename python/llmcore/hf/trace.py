@@ -92,19 +92,15 @@ def sample_scores(traces: Sequence[Trace], groups: Groups, options: Options) -> 
     sequences = [(trace, one) for trace, group in zip(traces, groups, strict=True) for one in group]
     for index, (trace, one) in enumerate(sequences):
         for step, rows, key in zip(scores, trace.steps, trace.before(one), strict=False):
-            step[index] = (
-                rows[key]
-                if not options.do_sample
-                else _core.warp(
-                    rows[key],
-                    options.temperature,
-                    options.top_k,
-                    options.top_p,
-                    options.min_p,
-                    options.typical_p,
-                )
-            )
+            step[index] = _drawn_by(rows[key], options) if options.do_sample else rows[key]
     return scores
+
+
+def _drawn_by(row: Row, options: Options) -> Row:
+    """What sampling makes of a row of processed scores."""
+    return _core.warp(
+        row, options.temperature, options.top_k, options.top_p, options.min_p, options.typical_p
+    )
 
 
 def _zeros(traces: Sequence[Trace], rows: int) -> tuple[Row, ...]:
