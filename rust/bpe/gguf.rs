@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::decode::{Decoder, Spelling, Start, byte_token};
 use super::encode::{ByteLevel, Model};
 use super::normalize::{Normalizer, Prepend};
 use super::pretokenize::Split;
 use super::scan;
 use super::sentencepiece::{Piece, SentencePiece, TokenType};
 use super::special::AddedToken;
+use super::spelling::{Decoder, Spelling, Start, byte_token};
 use super::tokenizer::{Parts, PostProcessor, Roles};
 use super::vocab::Vocab;
 use super::vocab_merges::MergeList;

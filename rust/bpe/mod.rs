@@ -2,8 +2,8 @@
 //!
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan` and `classes`), `encode` (with `merges`,
-//! `cache`, `alphabet`, `sentencepiece`), `decode`. `load` opens a
-//! file, whose parts a loader a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in.
+//! `cache`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `load` opens a file, whose parts a loader
+//! a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in.
 
 pub mod alphabet;
 mod cache;
@@ -20,6 +20,7 @@ pub mod pretokenize;
 pub mod scan;
 pub mod sentencepiece;
 pub mod special;
+pub mod spelling;
 pub mod tiktoken;
 pub mod tokenizer;
 pub mod vocab;

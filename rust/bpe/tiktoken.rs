@@ -9,10 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::alphabet;
-use super::decode::{Decoder, Spelling, Start};
 use super::encode::{ByteLevel, Model};
 use super::merges::{Merge, Merges};
 use super::pretokenize::Split;
+use super::spelling::{Decoder, Spelling, Start};
 use super::tokenizer::{Parts, PostProcessor, Roles};
 use super::vocab::Vocab;
 use crate::error::{Error, Result};

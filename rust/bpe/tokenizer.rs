@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::cache::{self, Cache};
-use super::decode::Decoder;
 use super::encode::Model;
 use super::merges::Scratch;
 use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
 use super::special::{AddedToken, Allowed, Part, Pass};
+use super::spelling::Decoder;
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::interrupt;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::decode::{Decoder, Spelling, Start};
 use super::encode::{ByteLevel, Model};
 use super::merges::{Merge, Merges};
 use super::pretokenize::Split;
+use super::spelling::{Decoder, Spelling, Start};
 use super::tokenizer::{Parts, PostProcessor, Roles};
 use super::vocab::Vocab;
 use crate::error::{Error, Result};

@@ -1,10 +1,10 @@
 //! The components of tokenizer.json: normalizer, pre_tokenizer, post_processor, decoder.
 
-use super::super::decode::{Spelling, Start};
 use super::super::normalize::{Normalizer, Prepend};
 use super::super::offsets::Trim;
 use super::super::pretokenize::{Behavior, Pattern, Split};
 use super::super::scan::Scanner;
+use super::super::spelling::{Spelling, Start};
 use super::super::tokenizer::PostProcessor;
 use super::super::vocab::Vocab;
 use super::node::Node;

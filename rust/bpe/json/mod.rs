@@ -17,11 +17,11 @@ use serde_json::value::RawValue;
 
 use self::components::{Decoding, PreTokenizer};
 use self::node::Node;
-use super::decode::Decoder;
 use super::encode::{ByteLevel, Characters, Model, Unknown, Whole, byte_tokens};
 use super::merges::Merges;
 use super::normalize::Text;
 use super::special::AddedToken;
+use super::spelling::Decoder;
 use super::tokenizer::{Parts, PostProcessor, Roles};
 use super::vocab::Vocab;
 use super::vocab_merges::MergeList;
