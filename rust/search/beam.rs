@@ -129,9 +129,11 @@ impl Strategy for BeamSearch {
             let logits = &logits[start * width..(start + rows) * width];
             let chosen = group.advance(logits, width, &used, &self.rules, pass.scratch)?;
             for (row, token) in chosen {
-                parents.push(start + row);
-                self.next.push(token);
                 *used.entry(token).or_insert(0) += 1;
+                if !group.done {
+                    parents.push(start + row);
+                    self.next.push(token);
+                }
             }
             // The first step has one row, which every group reads.
             start += if first { 0 } else { rows };
@@ -164,7 +166,7 @@ impl Strategy for BeamSearch {
 impl Group {
     /// Extends the beams by one token, from one row of logits per beam, or one for all of them.
     /// `used` counts the tokens that earlier groups have chosen in this step. Returns the rows and
-    /// tokens of the new beams, or nothing when the search of this group has ended.
+    /// tokens of the new beams, which go on unless the search of this group is now `done`.
     fn advance(
         &mut self,
         logits: &[f32],
@@ -197,17 +199,17 @@ impl Group {
             children.push(Child { hypothesis, score: candidate.score, row, token: candidate.token, end });
         }
         let length = position + 1 - rules.prompt_len;
-        self.collect_finished(&mut children, length, rules);
+        self.collect_finished(&children, length, rules);
         let all_ended = children.iter().all(|child| child.end.is_some());
         let chosen = self.continue_with(children, rules.beams);
         self.done = all_ended || !self.can_improve(length, rules);
-        Ok(if self.done { vec![] } else { chosen })
+        Ok(chosen)
     }
 
     /// Takes the children that have ended into the finished sequences, if they are among the best.
     /// Only the first `beams` children may; the others are there to continue with.
-    fn collect_finished(&mut self, children: &mut [Child], length: usize, rules: &Rules) {
-        for child in children.iter_mut().take(rules.beams) {
+    fn collect_finished(&mut self, children: &[Child], length: usize, rules: &Rules) {
+        for child in children.iter().take(rules.beams) {
             if let Some(reason) = child.end {
                 let finished = Finished { hypothesis: child.hypothesis.fork(), reason };
                 self.finished.push((child.score / rules.norm(length), Some(finished)));

@@ -275,6 +275,23 @@ fn requests_run_together_as_if_alone() {
 }
 
 #[test]
+fn requests_may_come_while_others_run() {
+    let options = |num_beams| Options { num_beams, max_new_tokens: Some(9), ..Options::default() };
+    let mut toy = Toy::new(5);
+    let mut session = Session::new();
+    let first = session.add(request(&[1, 2], options(3)), &toy).unwrap();
+    for _ in 0..4 {
+        session.step(&mut toy).unwrap();
+    }
+    let second = session.add(request(&[3; 600], options(1)), &toy).unwrap();
+    while !session.is_finished() {
+        session.step(&mut toy).unwrap();
+    }
+    assert_eq!(ids(&session.take(first).unwrap()), ids(&run(&[1, 2], options(3))));
+    assert_eq!(ids(&session.take(second).unwrap()), ids(&run(&[3; 600], options(1))));
+}
+
+#[test]
 fn long_prompts_are_filled_in_bounded_passes() {
     let prompt: Vec<u32> = (0..1300).map(|i| i % 5).collect();
     let mut toy = Toy::new(5);

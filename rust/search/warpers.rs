@@ -179,6 +179,7 @@ impl Warpers {
     /// Makes of scores those that a draw is by: divided by the temperature, and -∞ for what is excluded.
     pub fn warp(&self, row: &mut [f32]) -> Result<(), Flaw> {
         let scores = row.to_vec();
+        self.scale(row)?;
         let survivors = self.survivors(row)?;
         row.fill(f32::NEG_INFINITY);
         for token in survivors.tokens {

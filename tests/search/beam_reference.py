@@ -107,7 +107,6 @@ def beam_search(
             full = finished.taken.all() and early_stopping is True
             if ended.all() or full or not (possible > worst).any():
                 open_groups.discard(g)
-                continue
             for ids in running.ids:
                 uses[ids[-1]] = uses.get(ids[-1], 0) + 1
 
