@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -119,6 +120,7 @@ def test_a_forked_child_computes():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 child = os.fork()
             if child == 0:
+                signal.alarm(30)  # A child that hangs is a child that fails.
                 os._exit(0 if work(7) == expected else 1)
             assert os.waitpid(child, 0)[1] == 0
     finally:

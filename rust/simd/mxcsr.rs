@@ -60,6 +60,27 @@ fn write(value: u32) {
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
+    use crate::simd::{Op, Simd, available, dispatch_on};
+
+    struct Halve(f32);
+
+    impl Op for Halve {
+        type Output = f32;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> f32 {
+            s.reduce_max(s.mul(s.splat(self.0), s.splat(0.5)))
+        }
+    }
+
+    #[test]
+    fn vectors_keep_denormals_whatever_the_caller_set() {
+        for isa in available() {
+            write(DEFAULT | 0x8040);
+            let half = dispatch_on(isa, Halve(f32::MIN_POSITIVE));
+            write(DEFAULT);
+            assert_eq!(half, f32::MIN_POSITIVE / 2.0, "{}", isa.name());
+        }
+    }
 
     #[test]
     fn restores_the_callers_state() {
