@@ -66,22 +66,30 @@ fn flop_peak() -> f64 {
     const STEPS: usize = 1_000_000;
     struct Chains;
     impl Op for Chains {
-        type Output = f32;
+        type Output = usize;
         #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> f32 {
-            let (x, y) = (s.splat(black_box(0.999)), s.splat(black_box(1e-6)));
-            let mut sums = [s.splat(1.0); 12];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = s.fma(*sum, x, y);
-                }
-            }
-            sums.into_iter().map(|sum| s.reduce_sum(sum)).sum()
+        fn run<S: Simd>(self, s: S) -> usize {
+            // As many as stay in registers, and enough to hide the latency of one.
+            if S::WIDE { chains::<S, 12>(s) } else { chains::<S, 6>(s) }
         }
     }
+    /// How many operations it did.
+    #[inline(always)]
+    fn chains<S: Simd, const N: usize>(s: S) -> usize {
+        let (x, y) = (s.splat(black_box(0.999)), s.splat(black_box(1e-6)));
+        let mut sums = [s.splat(1.0); N];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = s.fma(*sum, x, y);
+            }
+        }
+        black_box(sums.into_iter().map(|sum| s.reduce_sum(sum)).sum::<f32>());
+        2 * LANES * N * STEPS
+    }
     let threads = threads::size();
+    let operations = dispatch(Chains) * threads;
     let seconds = best(|| threads::for_each(threads, |_| _ = black_box(dispatch(Chains))));
-    (2 * LANES * 12 * STEPS * threads) as f64 / seconds / 1e9
+    operations as f64 / seconds / 1e9
 }
 
 fn read_bandwidth() -> f64 {
