@@ -1,8 +1,8 @@
 //! llmcore: language models on a CPU.
 //!
 //! Imports run one way: `python → model → blocks → kernels → simd`, with `weights` beside `kernels`;
-//! `model` implements the trait `step`, which `search` runs over; `formats` and `bpe` stand on their
-//! own. See ARCHITECTURE.md.
+//! `model` implements the trait `step`, which `search` runs over; `bpe` stands on `formats` alone,
+//! which stands on its own. See ARCHITECTURE.md.
 
 pub mod blocks;
 pub mod bpe;

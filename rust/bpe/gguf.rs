@@ -205,7 +205,9 @@ fn byte_level(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
         _ => Vec::new(),
     };
     Ok(Parts {
-        added: added_tokens(path, spec, &[TokenType::Control, TokenType::Unknown, TokenType::UserDefined])?,
+        added: added_tokens(path, spec, |_, kind| {
+            matches!(kind, TokenType::Control | TokenType::Unknown | TokenType::UserDefined)
+        })?,
         normalizers: if pre.nfc { vec![Normalizer::Nfc] } else { Vec::new() },
         rewrites: space,
         splits,
@@ -249,6 +251,8 @@ fn sentencepiece(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
             })?;
             bytes[byte as usize] = Some(id as u32);
         }
+        // Markup is an added token, so that the model does not find it in text that is not trusted.
+        let kind = if is_markup(text, kind) { TokenType::Control } else { kind };
         pieces.push(Piece { id: id as u32, text, score, kind });
     }
     let roles = roles(path, spec)?;
@@ -262,8 +266,7 @@ fn sentencepiece(path: &Path, spec: &TokenizerSpec) -> Result<Parts> {
     let start = if prefixed { Start::StripSpaces(1) } else { Start::Keep };
     let mark = Normalizer::Metaspace { mark: MARK, prepend: Prepend::Never };
     Ok(Parts {
-        // User-defined tokens are the model's own business.
-        added: added_tokens(path, spec, &[TokenType::Control])?,
+        added: added_tokens(path, spec, |text, kind| kind == TokenType::Control || is_markup(text, kind))?,
         normalizers: Vec::new(),
         rewrites: if prefixed { vec![Normalizer::Prepend(" ".into()), mark] } else { vec![mark] },
         splits: Vec::new(),
@@ -298,12 +301,23 @@ fn token_type(path: &Path, spec: &TokenizerSpec, id: usize) -> Result<TokenType>
         .ok_or_else(|| Error::file(path, format!("tokenizer.ggml.token_type[{id}]"), number, "1 to 6"))
 }
 
-/// The tokens of the given types, to be found in a text before anything else.
-fn added_tokens(path: &Path, spec: &TokenizerSpec, kinds: &[TokenType]) -> Result<Vec<AddedToken>> {
+/// Whether a token is user-defined and of the form `<…>` or `[…]`: some files give the tokens that
+/// steer a model this type.
+fn is_markup(text: &str, kind: TokenType) -> bool {
+    let enclosed = |open, close| text.len() > 2 && text.starts_with(open) && text.ends_with(close);
+    kind == TokenType::UserDefined && (enclosed('<', '>') || enclosed('[', ']'))
+}
+
+/// The chosen tokens, to be found in a text before anything else.
+fn added_tokens(
+    path: &Path,
+    spec: &TokenizerSpec,
+    chosen: impl Fn(&str, TokenType) -> bool,
+) -> Result<Vec<AddedToken>> {
     let mut added = Vec::new();
     for (id, token) in spec.tokens.iter().enumerate() {
         let kind = token_type(path, spec, id)?;
-        if kinds.contains(&kind) {
+        if chosen(token, kind) {
             added.push(AddedToken::new(id as u32, token, kind != TokenType::UserDefined));
         }
     }

@@ -48,6 +48,16 @@ pub struct Scratch {
     heap: BinaryHeap<Reverse<(u32, u32)>>,
 }
 
+impl Scratch {
+    /// Gives back the memory that a very long piece took.
+    pub fn trim(&mut self) {
+        const KEPT: usize = 1 << 16;
+        if self.symbols.capacity() > KEPT {
+            *self = Scratch::default();
+        }
+    }
+}
+
 /// The neighbours of a symbol in a long piece, as positions; `END` past either end.
 #[derive(Clone, Copy)]
 struct Link {

@@ -221,7 +221,8 @@ impl Tokenizer {
                 Err(_) => run.piece(chunk, |range| range)?,
             }
         }
-        let Run { mut ids, places, workspace, .. } = run;
+        let Run { mut ids, places, mut workspace, .. } = run;
+        workspace.scratch.trim();
         self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
 
         let mut offsets = options.offsets.then(|| characters(text, &places));

@@ -16,7 +16,8 @@ from texts import SNIPPETS, texts
 from llmcore.tokenizer import Tokenizer
 
 CORPUS = [*SNIPPETS[:6], "漢字かな漢字", *Path(json.__file__).read_text(encoding="utf-8").splitlines()]
-USER_DEFINED = ["<|user|>", "programming", "  ", "字か"]
+MARKUP = "<|user|>"
+USER_DEFINED = ["programming", "  ", "字か", MARKUP]
 
 Pair = tuple[Tokenizer, sentencepiece.SentencePieceProcessor]
 
@@ -84,11 +85,20 @@ def test_equals_sentencepiece(pair: Pair, batch: list[str]) -> None:
     ours, theirs = pair
     for text in batch:
         # SentencePiece looks for no control tokens in a text, and drops NUL.
-        text = text.replace("\0", "")
+        text = text.replace("\0", "").replace(MARKUP, "")
         ids = ours.encode(text, allowed_special="none", add_special_tokens=False)
         assert ids == theirs.encode(text), text
         if theirs.unk_id() not in ids:
             assert ours.decode(ids) == theirs.decode(ids) == text.replace("▁", " ")
+
+
+def test_user_defined_markup_is_for_trusted_text_only(tmp_path: Path) -> None:
+    model = train(**MODELS["user_defined"])
+    ours = Tokenizer.from_file(write_gguf(tmp_path / "model.gguf", model, False))
+    markup = model.piece_to_id(MARKUP)
+    assert ours.encode(MARKUP, add_special_tokens=False) == [markup]
+    assert markup not in ours.encode(MARKUP, allowed_special="none")
+    assert ours.encode_spans([(MARKUP, True), (MARKUP, False)]).count(markup) == 1
 
 
 def test_bos_and_control_tokens(pair: Pair) -> None:
