@@ -8,9 +8,10 @@
 //! its keys as panels of 16 positions, `[BLOCK / 16][head_dim][16]`, then its values as rows,
 //! `[BLOCK][head_dim]`: the forms that both products of attention read.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::attention::{BLOCK, write_key, write_value};
 use crate::step::SeqId;
+use crate::weights::Piece;
 
 /// The heads of keys and values of one attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +20,14 @@ pub struct KvShape {
     pub head_dim: usize,
 }
 
+/// Bytes of the blocks that are allocated together. Only those that are used take memory.
+const SLAB: usize = 64 << 20;
+
+/// How many blocks are allocated together at most: enough where they are small.
+const MOST_IN_SLAB: usize = 256;
+
 struct Block {
-    floats: Vec<f32>,
+    floats: Piece,
     references: u32,
 }
 
@@ -38,6 +45,8 @@ pub struct KvPool {
     offsets: Vec<usize>,
     blocks: Vec<Block>,
     free: Vec<usize>,
+    /// Memory of further blocks, the next one last.
+    spare: Vec<Piece>,
     sequences: Vec<Option<Sequence>>,
 }
 
@@ -47,7 +56,14 @@ impl KvPool {
         for shape in &shapes {
             offsets.push(offsets[offsets.len() - 1] + shape.heads * 2 * BLOCK * shape.head_dim);
         }
-        KvPool { shapes, offsets, blocks: Vec::new(), free: Vec::new(), sequences: Vec::new() }
+        KvPool {
+            shapes,
+            offsets,
+            blocks: Vec::new(),
+            free: Vec::new(),
+            spare: Vec::new(),
+            sequences: Vec::new(),
+        }
     }
 
     /// Bytes that one position of a sequence takes in every layer together.
@@ -144,12 +160,12 @@ impl KvPool {
             self.blocks[block].references = 1;
             return Ok(block);
         }
-        let mut floats = Vec::new();
-        floats.try_reserve_exact(self.block_floats()).map_err(|_| Error::Memory {
-            what: "a block of keys and values".into(),
-            bytes: self.block_floats() * size_of::<f32>(),
-        })?;
-        floats.resize(self.block_floats(), 0.0);
+        let Some(floats) = self.spare.pop() else {
+            let floats = self.block_floats();
+            let count = (SLAB / size_of::<f32>() / floats.max(1)).clamp(1, MOST_IN_SLAB);
+            self.spare = Piece::several(count, floats, "keys and values")?.rev().collect();
+            return self.allocate();
+        };
         self.blocks.push(Block { floats, references: 1 });
         Ok(self.blocks.len() - 1)
     }

@@ -1,7 +1,10 @@
-//! How a matrix is stored for inference: as panels, in one arena in the order of execution.
+//! How a matrix is stored for inference: as panels, in one arena in the order of execution; and the
+//! memory under it.
 
 mod arena;
+mod pages;
 mod panels;
 
 pub use arena::Arena;
+pub use pages::Piece;
 pub use panels::Panels;
