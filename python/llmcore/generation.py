@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmcore import _core
+from llmcore.ids import Ids, token_ids
 
 if TYPE_CHECKING:
     from llmcore.checkpoint import Checkpoint
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Completion", "Options", "Piece", "TokenLogprob", "complete", "generate", "stream"]
 
-Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt = str | Ids
 FinishReason = Literal["stop", "length"]
 
@@ -395,11 +395,5 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer | None) -> list[int]:
     if isinstance(prompt, str):
         assert tokenizer is not None
         return tokenizer.encode(prompt)
-    ids = np.asarray(prompt)
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise ValueError(
-            f"prompt: found {ids.dtype} of shape {ids.shape}, expected a text or a list of token ids"
-        )
-    if ids.size and (ids.min() < 0 or ids.max() >= 1 << 32):
-        raise ValueError(f"prompt: found ids from {ids.min()} to {ids.max()}, expected ids of the vocabulary")
-    return [int(i) for i in ids]
+    ids: list[int] = token_ids(prompt, "prompt").tolist()
+    return ids

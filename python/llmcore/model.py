@@ -16,13 +16,13 @@ import numpy.typing as npt
 from llmcore import _core, generation, hub
 from llmcore.blocks import describe
 from llmcore.checkpoint import Checkpoint, open_checkpoint
+from llmcore.ids import Ids, token_ids
 
 if TYPE_CHECKING:
     from llmcore.tokenizer import Tokenizer
 
 __all__ = ["Model", "Score", "load"]
 
-Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 Rows = npt.NDArray[np.float32]
 
 
@@ -126,8 +126,8 @@ class Model:
             ValueError: no tokens, an id outside of the vocabulary, or more tokens than `max_positions`.
         """
         if not len(ids) or np.isscalar(ids[0]):
-            return self.core.forward([_ids(ids)])[0][0]
-        return self.core.forward([_ids(row) for row in cast(Sequence[Ids], ids)])[0]
+            return self.core.forward([token_ids(cast(Ids, ids), "ids")])[0][0]
+        return self.core.forward([token_ids(row, "ids") for row in cast(Sequence[Ids], ids)])[0]
 
     def forward(
         self, ids: Ids, capture: Sequence[str] = ()
@@ -145,7 +145,7 @@ class Model:
         Raises:
             ValueError: as `logits`; a pattern that names no site.
         """
-        logits, captured = self.core.forward([_ids(ids)], list(capture))
+        logits, captured = self.core.forward([token_ids(ids, "ids")], list(capture))
         return logits[0], {path: arrays[0] for path, arrays in captured.items()}
 
     def score(self, text: str | Ids) -> Score:
@@ -158,7 +158,7 @@ class Model:
             ValueError: an id outside of the vocabulary.
         """
         ids = self.tokenizer.encode(text) if isinstance(text, str) else [int(i) for i in text]
-        return Score(ids, self.core.token_logprobs(_ids(ids)))
+        return Score(ids, self.core.token_logprobs(token_ids(ids, "ids")))
 
     def generate(self, prompt: Any, **options: Any) -> Any:
         """Continues a prompt; see `llmcore.generation` for the options.
@@ -216,15 +216,3 @@ class Model:
 def _first(config: Any, *names: str) -> Any:
     """The first of these fields that the configuration has: architectures name one thing in several ways."""
     return next((getattr(config, name) for name in names if hasattr(config, name)), None)
-
-
-def _ids(ids: Ids | Sequence[Ids]) -> npt.NDArray[np.uint32]:
-    """Token ids as `_core` takes them."""
-    array = np.asarray(ids)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(
-            f"ids: found {array.dtype} of shape {array.shape}, expected whole numbers in one dimension"
-        )
-    if array.size and (array.min() < 0 or array.max() >= 1 << 32):
-        raise ValueError(f"ids: found {array.min()} to {array.max()}, expected ids of the vocabulary")
-    return array.astype(np.uint32)
