@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -121,6 +123,17 @@ def test_time_grows_linearly(gpt2: Tokenizer, unit: str) -> None:
 
     # n log n grows 20-fold here, n² 256-fold.
     assert seconds(1 << 20) < 60 * seconds(1 << 16) + 0.05
+
+
+@pytest.mark.parametrize("unit", ["I love programming. ", "a"])
+def test_ctrl_c_stops_a_long_text(gpt2: Tokenizer, unit: str) -> None:
+    text = unit * (20_000_000 // len(unit))
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(100):
+            gpt2.count(text)
+    assert gpt2.encode("I love programming") == [40, 1842, 8300]
 
 
 def test_wrong_arguments_are_named(gpt2: Tokenizer, tmp_path: Path) -> None:

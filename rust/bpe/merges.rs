@@ -151,6 +151,9 @@ impl Merges {
         );
         heap.clear();
         for (i, pair) in symbols.windows(2).enumerate() {
+            if i.is_multiple_of(STEPS_BETWEEN_CHECKS) {
+                interrupt::check()?;
+            }
             if let Some(merge) = self.get(pair[0].id, pair[1].id) {
                 observe(pair[0], pair[1], merge.id);
                 heap.push(Reverse((merge.rank, i as u32)));
