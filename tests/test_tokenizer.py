@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +109,10 @@ def test_a_batch_equals_its_texts_from_many_threads(gpt2: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "ab ", "漢", "🙂", "'"])
-def test_time_grows_linearly(gpt2: Tokenizer, unit: str) -> None:
-    def seconds(count: int) -> float:
-        text = unit * (count // len(unit))
-        took = []
-        for _ in range(3):
-            start = time.process_time()
-            ids = gpt2.encode(text)
-            took.append(time.process_time() - start)
-        assert gpt2.decode(ids) == text
-        return min(took)
-
-    # n log n grows 20-fold here, n² 256-fold.
-    assert seconds(1 << 20) < 60 * seconds(1 << 16) + 0.05
+def test_a_million_of_one_thing(gpt2: Tokenizer, unit: str) -> None:
+    """A way that is quadratic in the length of a piece would not come back from here."""
+    text = unit * ((1 << 20) // len(unit))
+    assert gpt2.decode(gpt2.encode(text)) == text
 
 
 @pytest.mark.parametrize("unit", ["I love programming. ", "a"])
