@@ -54,11 +54,16 @@ def gpt2_tiktoken() -> Path:
     return path
 
 
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """The tokens and ranks of a `.tiktoken`."""
+    lines = path.read_bytes().splitlines()
+    return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+
+
 @cache
 def gpt2_ranks() -> dict[bytes, int]:
     """The 50,256 tokens, in the order in which they were made."""
-    lines = gpt2_tiktoken().read_bytes().splitlines()
-    return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+    return read_ranks(gpt2_tiktoken())
 
 
 def merge_of(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
