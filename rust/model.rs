@@ -112,6 +112,8 @@ impl Model {
 
     /// The logits after every token of a new sequence, `[tokens, vocab_size]`, `chunk` rows a pass.
     pub fn logits(&mut self, ids: &[u32], chunk: usize) -> Result<Vec<f32>> {
+        self.check_sequence(ids.len())?;
+        self.check_tokens(ids)?;
         let mut logits = Vec::new();
         logits.try_reserve_exact(ids.len() * self.decoder.vocab_size).map_err(|_| Error::Memory {
             what: "logits".into(),
@@ -192,17 +194,17 @@ impl Model {
     fn check(&self, work: &[Work<'_>]) -> Result<()> {
         for piece in work {
             self.check_tokens(piece.tokens)?;
-            let len = self.cache.len(piece.seq) + piece.tokens.len();
-            if len > self.max_positions {
-                let found = format!("a sequence of {len} tokens");
-                return Err(Error::argument(
-                    "tokens",
-                    found,
-                    format!("at most {} positions", self.max_positions),
-                ));
-            }
+            self.check_sequence(self.cache.len(piece.seq) + piece.tokens.len())?;
         }
         Ok(())
+    }
+
+    fn check_sequence(&self, len: usize) -> Result<()> {
+        if len <= self.max_positions {
+            return Ok(());
+        }
+        let found = format!("a sequence of {len} tokens");
+        Err(Error::argument("tokens", found, format!("at most {} positions", self.max_positions)))
     }
 }
 

@@ -50,9 +50,15 @@ def edit_tensors(folder, edit):
         ({"num_hidden_layers": 1 << 60}, r"config\.json: num_hidden_layers: found 1152921504606846976"),
         ({"vocab_size": 1 << 60}, r"config\.json: vocab_size: found 1152921504606846976"),
         ({"num_key_value_heads": 3}, r"config\.json: num_key_value_heads: found 3, expected a divisor of"),
-        ({"hidden_act": "swoosh"}, r"swoosh"),
-        ({"rope_parameters": {"rope_type": "dynamic"}}, r"rope_type: found 'dynamic'"),
-        ({"rope_parameters": {"rope_type": "linear"}}, r"rope_parameters\.factor: found None"),
+        ({"hidden_act": "swoosh"}, r"config\.json: .*swoosh"),
+        ({"rms_norm_eps": -1.0}, r"config\.json: rms_norm_eps: found -1.0, expected a number ≥ 0"),
+        ({"rms_norm_eps": float("nan")}, r"config\.json: rms_norm_eps: found nan"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, r"config\.json: rope_type: found 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "linear"}}, r"config\.json: rope_parameters\.factor: found None"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}},
+            r"config\.json: rope_theta: found 1.0, expected a number > 1",
+        ),
         ({"pretraining_tp": 2}, r"pretraining_tp: found 2, expected 1"),
         (
             {"vocab_size": 161},
@@ -120,6 +126,31 @@ def test_options_of_load():
         llmcore.load(TINY / "llama", dtype="int3")
     with pytest.raises(ValueError, match="threads: found 0"):
         llmcore.load(TINY / "llama", threads=0)
+    with pytest.raises(ValueError, match="threads: found '2'"):
+        llmcore.load(TINY / "llama", threads="2")
+
+
+@pytest.mark.parametrize(
+    ("generation", "message"),
+    [
+        ({"eos_token_id": "x"}, r"eos_token_id: found \['x'\]"),
+        ({"max_length": 3}, r"max_length: found 3"),
+        ({"do_sample": True, "temperature": 0.0}, r"temperature: found 0"),
+    ],
+)
+def test_a_generation_config_that_is_wrong(llama, generation, message):
+    (llama / "generation_config.json").write_text(json.dumps(generation))
+    model = llmcore.load(llama)
+    with pytest.raises(ValueError, match=r"llama/generation_config\.json: " + message):
+        model.generate([1, 2, 3])
+    given = dict.fromkeys(generation, 5) | {"do_sample": False}
+    assert len(model.generate([1, 2, 3], **given).ids) > 0
+
+
+def test_a_generation_config_may_leave_options_of_sampling(llama):
+    """They are not looked at where nothing is sampled."""
+    (llama / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.0}')
+    assert len(llmcore.load(llama).generate([1, 2, 3], max_new_tokens=2).ids) == 2
 
 
 def test_a_base_model_has_no_prefix(llama):

@@ -16,7 +16,7 @@ from typing import Any
 
 from llmcore._core import Gguf, SafeTensors
 from llmcore.models import architecture
-from llmcore.models.base import View, read_config
+from llmcore.models.base import View, errors_name, read_config
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_json"]
 
@@ -48,6 +48,17 @@ class Checkpoint:
         """The architecture's name."""
         return self.module.__name__.rpartition(".")[2]
 
+    @property
+    def config_file(self) -> Path:
+        """The file that `config` is from."""
+        return self.path if self.path.is_file() else self.path / "config.json"
+
+    @property
+    def generation_file(self) -> Path:
+        """The file that `generation` is from."""
+        named = self.path / "generation_config.json"
+        return named if named.exists() else self.config_file
+
     def views_json(self) -> str:
         """The table of views as `_core` takes it."""
         return json.dumps({path: dataclasses.asdict(view) for path, view in self.views.items()})
@@ -62,7 +73,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             names the file, the field, what was found and what was expected.
     """
     path = Path(path)
-    return _open_gguf(path) if path.suffix == ".gguf" else _open_folder(path)
+    return _open_gguf(path) if path.suffix.lower() == ".gguf" else _open_folder(path)
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -80,7 +91,8 @@ def _open_folder(path: Path) -> Checkpoint:
 def _open_gguf(path: Path) -> Checkpoint:
     source = Gguf(path)
     module = architecture(source.get("general.architecture"), str(path))
-    fields = {name: value for name, value in module.gguf_config(source).items() if value is not None}
+    with errors_name(path):
+        fields = {name: value for name, value in module.gguf_config(source).items() if value is not None}
     config = read_config(module.Config, fields, str(path))
     ends = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
     generation = {

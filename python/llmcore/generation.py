@@ -131,7 +131,8 @@ class Options:
     def resolve(cls, call: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Options:
         """What a call asks for: its own options, then the checkpoint's, then the defaults.
 
-        An option that is None counts as not given. What the checkpoint says of other things is left aside.
+        An option that is None counts as not given. What the checkpoint says of other things is left
+        aside, and what it says of sampling where nothing is sampled.
 
         Raises:
             ValueError: an option that does not exist.
@@ -151,6 +152,8 @@ class Options:
             base["do_sample"] = True
         elif given.keys() & _BEAMS:
             base["do_sample"] = False
+        if not {**base, **given}.get("do_sample"):
+            base = {name: value for name, value in base.items() if name not in _SAMPLING}
         config = cls(**{**base, **given})
         if config.max_new_tokens is None and config.max_length is None:
             config.max_new_tokens = DEFAULT_MAX_NEW_TOKENS
@@ -268,10 +271,16 @@ class _Job:
 
     @classmethod
     def of_call(cls, model: Generates, prompts: Sequence[Prompt], call: Mapping[str, Any]) -> _Job:
-        options = Options.resolve(call, model.checkpoint.generation)
-        return cls(
-            model, prompts, options, _tokenizer(model, required=any(isinstance(p, str) for p in prompts))
-        )
+        checkpoint = model.checkpoint
+        options = Options.resolve(call, checkpoint.generation)
+        tokenizer = _tokenizer(model, required=any(isinstance(p, str) for p in prompts))
+        try:
+            return cls(model, prompts, options, tokenizer)
+        except ValueError as error:
+            name = str(error).partition(":")[0]
+            if name in checkpoint.generation and call.get(name) is None:
+                raise ValueError(f"{checkpoint.generation_file}: {error}") from None
+            raise
 
     def pieces(self) -> Generator[Piece]:
         try:
@@ -317,7 +326,9 @@ def generate(
 
     Raises:
         ValueError: an option that does not exist or is out of range; a prompt that is empty, holds an id
-            outside of the vocabulary, or leaves no room in the context.
+            outside of the vocabulary, or leaves no room in the context. An option that the checkpoint sets is
+            named with its file.
+        TypeError: a prompt that is neither text nor token ids.
     """
     single = _is_single(prompt)
     job = _Job.of_call(model, [prompt] if single else prompt, options)  # type: ignore[list-item, arg-type]
@@ -379,6 +390,10 @@ def _is_single(prompt: Prompt | Sequence[Prompt]) -> bool:
         return True
     if isinstance(prompt, np.ndarray):
         return prompt.ndim == 1
+    if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Sequence):
+        raise TypeError(
+            f"prompt: found {type(prompt).__name__}, expected a text, token ids, or a list of either"
+        )
     return not len(prompt) or isinstance(prompt[0], int | np.integer)
 
 

@@ -17,6 +17,7 @@ from llmcore import _core, generation, hub
 from llmcore.blocks import describe
 from llmcore.checkpoint import Checkpoint, open_checkpoint
 from llmcore.ids import Ids, token_ids
+from llmcore.models.base import errors_name
 
 if TYPE_CHECKING:
     from llmcore.tokenizer import Tokenizer
@@ -81,16 +82,17 @@ class Model:
     """
 
     def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads: found {threads}, expected a whole number > 0")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads: found {threads!r}, expected a whole number > 0")
         self.checkpoint = checkpoint
-        self.core = _core.Model(
-            json.dumps(describe(checkpoint.module.build(checkpoint.config))),
-            checkpoint.source,
-            checkpoint.views_json(),
-            checkpoint.module.max_positions(checkpoint.config),
-            threads,
-        )
+        with errors_name(checkpoint.config_file, within=checkpoint.path):
+            self.core = _core.Model(
+                json.dumps(describe(checkpoint.module.build(checkpoint.config))),
+                checkpoint.source,
+                checkpoint.views_json(),
+                checkpoint.module.max_positions(checkpoint.config),
+                threads,
+            )
 
     @property
     def config(self) -> Any:
@@ -123,7 +125,7 @@ class Model:
         """The logits after each token, `[len(ids), vocab_size]`, float32; for several sequences a list.
 
         Raises:
-            ValueError: no tokens, an id outside of the vocabulary, or more tokens than `max_positions`.
+            ValueError: an id outside of the vocabulary, or more tokens than `max_positions`.
         """
         if not len(ids) or np.isscalar(ids[0]):
             return self.core.forward([token_ids(cast(Ids, ids), "ids")])[0][0]

@@ -48,9 +48,9 @@ def rope(
         isinstance(theta, bool)
         or not isinstance(theta, (int, float))
         or not math.isfinite(theta)
-        or theta <= 0
+        or theta <= 1
     ):
-        raise ValueError(f"rope_theta: found {theta!r}, expected a number > 0")
+        raise ValueError(f"rope_theta: found {theta!r}, expected a number > 1")
     plain = np.float64(theta) ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
     if factors is not None:
         if len(factors) != dim // 2 or not all(math.isfinite(f) and f > 0 for f in factors):

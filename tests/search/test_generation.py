@@ -258,3 +258,19 @@ def test_control_c(model):
         while True:
             model.generate([[1, 2]] * 500, max_new_tokens=120, num_beams=20, eos_token_id=[])
     timer.join()
+
+
+@pytest.mark.parametrize("prompt", [5, None, b"text", {"text": 1}])
+def test_a_prompt_of_another_type(model, prompt):
+    with pytest.raises(TypeError, match=r"prompt: found \w+, expected a text, token ids"):
+        model.generate(prompt)
+    with pytest.raises(TypeError, match=r"prompt: found"):
+        model.stream(prompt)
+
+
+def test_a_sequence_too_long_for_its_logits_is_refused_at_once(model):
+    """Not after the context has been computed, nor with memory for the logits of all of it."""
+    with pytest.raises(
+        ValueError, match="tokens: found a sequence of 100000000 tokens, expected at most 128"
+    ):
+        model.logits(np.ones(100_000_000, np.uint32))

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["View", "check_sizes", "in_layers", "read_config", "unsupported"]
+from llmcore._core import Gguf
+
+__all__ = [
+    "View",
+    "check_epsilon",
+    "check_sizes",
+    "errors_name",
+    "in_layers",
+    "read_config",
+    "required",
+    "unsupported",
+]
 
 C = TypeVar("C")
 
@@ -58,10 +72,32 @@ def read_config(config: type[C], data: Mapping[str, Any], where: str) -> C:
                 expected = _spell(hints[field.name])
                 raise ValueError(f"{where}: {field.name}: found {value!r}, expected {expected}")
             values[field.name] = value
-    try:
+    with errors_name(where):
         return config(**values)
+
+
+@contextmanager
+def errors_name(file: str | Path, within: str | Path | None = None) -> Iterator[None]:
+    """Lets each `ValueError` begin with the file that it is about: `file`, unless it names one already
+    that is `within` a folder."""
+    try:
+        yield
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        if str(error).startswith(str(file if within is None else within)):
+            raise
+        raise ValueError(f"{file}: {error}") from None
+
+
+def required(gguf: Gguf, key: str) -> Any:
+    """The value of a key of GGUF's metadata which every file of an architecture has.
+
+    Raises:
+        ValueError: there is none; names the key.
+    """
+    value = gguf.get(key)
+    if value is None:
+        raise ValueError(f"{key}: found no such key, expected a value: the architecture needs it")
+    return value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -95,6 +131,16 @@ def check_sizes(*, layers: str, **sizes: Any) -> None:
         most = MOST_LAYERS if name == layers else LARGEST_SIZE
         if value is not None and not 1 <= value <= most:
             raise ValueError(f"{name}: found {value!r}, expected a whole number from 1 to {most}")
+
+
+def check_epsilon(name: str, value: float) -> None:
+    """Checks what a norm adds to a variance.
+
+    Raises:
+        ValueError: it is no number ≥ 0; names the field.
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: found {value!r}, expected a number ≥ 0")
 
 
 def unsupported(field: str, value: Any, expected: str) -> ValueError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmcore._core import Gguf
 from llmcore.blocks import Attention, Decoder, Embed, LayerNorm, Linear, Mlp, Repeat, Residual, Serial, Tied
-from llmcore.models.base import View, check_sizes, in_layers, unsupported
+from llmcore.models.base import View, check_epsilon, check_sizes, in_layers, required, unsupported
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
 PREFIX = "transformer."
@@ -39,6 +39,7 @@ class Config:
             n_head=self.n_head,
             n_inner=self.n_inner,
         )
+        check_epsilon("layer_norm_epsilon", self.layer_norm_epsilon)
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head: found {self.n_head}, expected a divisor of n_embd = {self.n_embd}")
         if not self.scale_attn_weights:
@@ -97,12 +98,12 @@ def gguf_config(gguf: Gguf) -> dict[str, object]:
     """The fields of [`Config`] from a GGUF file's metadata."""
     return {
         "vocab_size": gguf.info("token_embd.weight")[0][0],
-        "n_positions": gguf.get("gpt2.context_length"),
-        "n_embd": gguf.get("gpt2.embedding_length"),
-        "n_layer": gguf.get("gpt2.block_count"),
-        "n_head": gguf.get("gpt2.attention.head_count"),
-        "n_inner": gguf.get("gpt2.feed_forward_length"),
-        "layer_norm_epsilon": gguf.get("gpt2.attention.layer_norm_epsilon"),
+        "n_positions": required(gguf, "gpt2.context_length"),
+        "n_embd": required(gguf, "gpt2.embedding_length"),
+        "n_layer": required(gguf, "gpt2.block_count"),
+        "n_head": required(gguf, "gpt2.attention.head_count"),
+        "n_inner": required(gguf, "gpt2.feed_forward_length"),
+        "layer_norm_epsilon": required(gguf, "gpt2.attention.layer_norm_epsilon"),
         "tie_word_embeddings": "output.weight" not in gguf.names(),
     }
 

@@ -18,7 +18,7 @@ from llmcore.blocks import (
     Serial,
     Tied,
 )
-from llmcore.models.base import View, check_sizes, in_layers, unsupported
+from llmcore.models.base import View, check_epsilon, check_sizes, in_layers, required, unsupported
 from llmcore.rope import rope
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
@@ -60,6 +60,7 @@ class Config:
             head_dim=self.head_dim,
             max_position_embeddings=self.max_position_embeddings,
         )
+        check_epsilon("rms_norm_eps", self.rms_norm_eps)
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_key_value_heads: found {self.kv_heads}, "
@@ -136,28 +137,29 @@ def tensors(c: Config) -> dict[str, View]:
 def gguf_config(gguf: Gguf) -> dict[str, object]:
     """The fields of [`Config`] from a GGUF file's metadata."""
     names = gguf.names()
-    heads = gguf.get("llama.attention.head_count")
-    rotated = gguf.get("llama.rope.dimension_count")
-    head_dim = gguf.get("llama.attention.key_length", rotated)
+    heads = required(gguf, "llama.attention.head_count")
+    head_dim = gguf.get("llama.attention.key_length", gguf.get("llama.rope.dimension_count"))
+    rotated = gguf.get("llama.rope.dimension_count", head_dim)
     if rotated != head_dim:
         raise unsupported("llama.rope.dimension_count", rotated, f"the size of a head, {head_dim}")
     if gguf.get("llama.expert_count", 0):
         raise unsupported("llama.expert_count", gguf.get("llama.expert_count"), "0")
     return {
         "vocab_size": gguf.info("token_embd.weight")[0][0],
-        "hidden_size": gguf.get("llama.embedding_length"),
-        "intermediate_size": gguf.get("llama.feed_forward_length"),
-        "num_hidden_layers": gguf.get("llama.block_count"),
+        "hidden_size": required(gguf, "llama.embedding_length"),
+        "intermediate_size": required(gguf, "llama.feed_forward_length"),
+        "num_hidden_layers": required(gguf, "llama.block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": gguf.get("llama.attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "max_position_embeddings": gguf.get("llama.context_length"),
-        "rms_norm_eps": gguf.get("llama.attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": required(gguf, "llama.context_length"),
+        "rms_norm_eps": required(gguf, "llama.attention.layer_norm_rms_epsilon"),
         "rope_theta": gguf.get("llama.rope.freq_base", 10000.0),
         "rope_scaling": _gguf_scaling(gguf),
         "rope_factors": gguf.read("rope_freqs.weight").tolist() if "rope_freqs.weight" in names else None,
         "tie_word_embeddings": "output.weight" not in names,
         "attention_bias": "blk.0.attn_q.bias" in names,
+        "mlp_bias": "blk.0.ffn_gate.bias" in names,
     }
 
 
@@ -194,6 +196,9 @@ def gguf_tensors(c: Config) -> dict[str, View]:
         layer[f"layers.{{i}}.attn.{part}.weight"] = View(f"blk.{{i}}.{name}.weight", interleaved_heads=heads)
         if c.attention_bias:
             layer[f"layers.{{i}}.attn.{part}.bias"] = View(f"blk.{{i}}.{name}.bias", interleaved_heads=heads)
+    if c.mlp_bias:
+        for part in ("gate", "up", "down"):
+            layer[f"layers.{{i}}.mlp.{part}.bias"] = View(f"blk.{{i}}.ffn_{part}.bias")
     if not c.tie_word_embeddings:
         table["head.weight"] = View("output.weight")
     return table | in_layers(c.num_hidden_layers, layer)
