@@ -147,6 +147,17 @@ def test_a_generation_config_that_is_wrong(llama, generation, message):
     assert len(model.generate([1, 2, 3], **given).ids) > 0
 
 
+def test_end_tokens_of_a_generation_config(llama):
+    """Any token of a list ends, and the call wins."""
+    ids = llmcore.load(llama).generate([1, 2, 3], max_new_tokens=8, eos_token_id=[]).ids
+    other = next(token for token in range(160) if token not in ids)
+    (llama / "generation_config.json").write_text(json.dumps({"eos_token_id": [other, ids[2]]}))
+    model = llmcore.load(llama)
+    ended = model.generate([1, 2, 3], max_new_tokens=8)
+    assert (ended.ids, ended.finish_reason) == (ids[: ids.index(ids[2]) + 1], "stop")
+    assert model.generate([1, 2, 3], max_new_tokens=8, eos_token_id=other).ids == ids
+
+
 def test_a_generation_config_may_leave_options_of_sampling(llama):
     """They are not looked at where nothing is sampled."""
     (llama / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.0}')

@@ -19,7 +19,10 @@ def token_ids(ids: Ids, name: str) -> npt.NDArray[np.uint32]:
     Raises:
         ValueError: they are not whole numbers in one dimension, or not ids of any vocabulary; says `name`.
     """
-    array = np.asarray(ids)
+    try:
+        array = np.asarray(ids)
+    except (ValueError, TypeError, OverflowError):  # rows of unequal lengths, for one
+        raise ValueError(f"{name}: found {ids!r:.80}, expected token ids in one dimension") from None
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(
             f"{name}: found {array.dtype} of shape {array.shape}, expected token ids in one dimension"

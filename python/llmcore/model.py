@@ -108,8 +108,13 @@ class Model:
         """
         from llmcore.tokenizer import Tokenizer
 
-        path = self.checkpoint.path
-        return Tokenizer.from_file(path) if path.is_file() else Tokenizer.from_folder(path)
+        path, source = self.checkpoint.path, self.checkpoint.source
+        if not isinstance(source, _core.Gguf):
+            return Tokenizer.from_folder(path)
+        kind = source.get("tokenizer.ggml.model")
+        if kind in (None, "none", "no_vocab"):
+            raise FileNotFoundError(f"{path}: tokenizer.ggml.model: found {kind!r}, expected a tokenizer")
+        return Tokenizer.from_file(path)
 
     @property
     def max_positions(self) -> int:
@@ -127,18 +132,18 @@ class Model:
         Raises:
             ValueError: an id outside of the vocabulary, or more tokens than `max_positions`.
         """
-        if not len(ids) or np.isscalar(ids[0]):
+        if not np.iterable(ids) or not len(ids) or np.isscalar(ids[0]):
             return self.core.forward([token_ids(cast(Ids, ids), "ids")])[0][0]
         return self.core.forward([token_ids(row, "ids") for row in cast(Sequence[Ids], ids)])[0]
 
     def forward(
-        self, ids: Ids, capture: Sequence[str] = ()
+        self, ids: Ids, capture: str | Sequence[str] = ()
     ) -> tuple[Rows, dict[str, npt.NDArray[np.float32]]]:
         """The logits `[len(ids), vocab_size]`, and what passes through the sites named in `capture`.
 
         Args:
             ids: The tokens of one sequence.
-            capture: Paths of sites; `*` stands for any one part, as in `"layers.*.attn.probs"`.
+            capture: A path of sites, or several; `*` stands for any one part, as in `"layers.*.attn.probs"`.
 
         Returns:
             The logits, and by path, float32: `[len(ids), width]`; for attention's scores and probabilities
@@ -147,7 +152,8 @@ class Model:
         Raises:
             ValueError: as `logits`; a pattern that names no site.
         """
-        logits, captured = self.core.forward([token_ids(ids, "ids")], list(capture))
+        patterns = [capture] if isinstance(capture, str) else list(capture)
+        logits, captured = self.core.forward([token_ids(ids, "ids")], patterns)
         return logits[0], {path: arrays[0] for path, arrays in captured.items()}
 
     def score(self, text: str | Ids) -> Score:
@@ -159,8 +165,8 @@ class Model:
         Raises:
             ValueError: an id outside of the vocabulary.
         """
-        ids = self.tokenizer.encode(text) if isinstance(text, str) else [int(i) for i in text]
-        return Score(ids, self.core.token_logprobs(token_ids(ids, "ids")))
+        ids = token_ids(self.tokenizer.encode(text) if isinstance(text, str) else text, "text")
+        return Score(ids.tolist(), self.core.token_logprobs(ids))
 
     def generate(self, prompt: Any, **options: Any) -> Any:
         """Continues a prompt; see `llmcore.generation` for the options.

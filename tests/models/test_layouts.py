@@ -79,8 +79,8 @@ def interleaved(rows, heads):
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_gguf(path, folder, *, without=()):
-    """What the converter of llama.cpp writes of a checkpoint, in float32."""
+def write_gguf(path, folder, *, without=(), ends=()):
+    """What the converter of llama.cpp writes of a checkpoint, in float32, without a tokenizer."""
     config = json.loads((folder / "config.json").read_text())
     name = config["model_type"]
     heads = config.get("n_head") or config["num_attention_heads"]
@@ -106,6 +106,8 @@ def write_gguf(path, folder, *, without=()):
             writer.add_uint32(f"{name}.{key}", value)
     if "epsilon" not in without:
         writer.add_float32(f"{name}.{epsilon[0]}", epsilon[1])
+    for key, token in ends:
+        writer.add_uint32(f"tokenizer.ggml.{key}", token)
     for tensor, rows in load_file(folder / "model.safetensors").items():
         if ".c_" in tensor and rows.ndim == 2:
             rows = rows.T
@@ -129,6 +131,25 @@ def test_gguf(name, suffix, tmp_path):
     # The factors of rope_freqs are rounded to float32; all else are the same numbers.
     tolerance = 1e-5 if name == "llama" else 0
     np.testing.assert_allclose(llmcore.load(path).logits(IDS), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("key", ["eos_token_id", "eot_token_id", "eom_token_id"])
+def test_end_tokens_of_gguf(key, tmp_path):
+    model = llmcore.load(write_gguf(tmp_path / "x.gguf", TINY / "gpt2"))
+    ids = model.generate([1, 2, 3], max_new_tokens=8).ids
+    assert len(ids) == 8
+    ends = dict(eos_token_id=0) | {key: ids[2]}
+    model = llmcore.load(write_gguf(tmp_path / "y.gguf", TINY / "gpt2", ends=ends.items()))
+    ended = model.generate([1, 2, 3], max_new_tokens=8)
+    assert (ended.ids, ended.finish_reason) == (ids[: ids.index(ids[2]) + 1], "stop")
+
+
+def test_gguf_without_a_tokenizer(tmp_path):
+    model = llmcore.load(write_gguf(tmp_path / "x.gguf", TINY / "gpt2"))
+    completion = model.generate([1, 2, 3], max_new_tokens=2)
+    assert (len(completion.ids), completion.text) == (2, None)
+    with pytest.raises(FileNotFoundError, match=r"x\.gguf: tokenizer\.ggml\.model: found None"):
+        model.generate("text")
 
 
 def test_biases_of_llama(tmp_path):

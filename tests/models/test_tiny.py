@@ -55,6 +55,12 @@ def test_attentions(tiny):
             )
 
 
+def test_one_path_may_be_captured_by_itself(tiny):
+    model, _, rows = tiny
+    _, seen = model.forward(rows[0], capture="layers.*")
+    assert list(seen) == ["layers.0", "layers.1"]
+
+
 def test_capturing_changes_no_bits(tiny):
     model, _, rows = tiny
     plain = model.logits(rows[0])

@@ -274,3 +274,13 @@ def test_a_sequence_too_long_for_its_logits_is_refused_at_once(model):
         ValueError, match="tokens: found a sequence of 100000000 tokens, expected at most 128"
     ):
         model.logits(np.ones(100_000_000, np.uint32))
+
+
+@pytest.mark.parametrize("ids", [5, None, [1.5, 2.5], "text", [[1, 2], [3]], [1 << 70], [True]])
+def test_ids_that_are_none(model, ids):
+    """Nothing is rounded, and the error names the argument."""
+    with pytest.raises(ValueError, match=r"ids: found .*expected token ids in one dimension"):
+        model.forward(ids)
+    if not isinstance(ids, str):
+        with pytest.raises(ValueError, match=r"text: found .*expected token ids in one dimension"):
+            model.score(ids)
