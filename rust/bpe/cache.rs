@@ -1,14 +1,15 @@
-//! Ids of pieces met before: a fixed number of slots, a newer piece displacing an older one.
+//! Ids of pieces met before, and of the short words of the vocabulary.
 
-use super::merges::Symbol;
+use rustc_hash::FxHashMap;
 
 /// The longest piece that is kept, in bytes: with its length it fills a `u128`.
 const LONGEST: usize = 15;
 /// The most ids that a slot holds.
 const IDS: usize = 3;
-const SLOTS_LOG2: u32 = 14;
+/// Sets of two slots: 1 MB in all, the second-level cache of a processor.
+const SETS_LOG2: u32 = 14;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Slot {
     /// The bytes of the piece, its length in the highest; 0 is an empty slot.
     key: u128,
@@ -16,49 +17,136 @@ struct Slot {
     count: u32,
 }
 
+/// The slots of all the pieces with one hash: a cache line.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct Set {
+    newer: Slot,
+    older: Slot,
+}
+
+/// Longer pieces that are kept, up to so many bytes: lines of tables, indentation, long words.
+const LONGEST_LONG: usize = 256;
+/// Their number; they are forgotten all together. With an id a byte they take 5 MB.
+const MOST_LONG: usize = 1 << 12;
+
+/// The pieces met last: a fixed number of slots, a newer piece displacing the older of two.
 pub struct Cache {
-    slots: Vec<Slot>,
+    sets: Vec<Set>,
+    long: FxHashMap<Box<[u8]>, Box<[u32]>>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        let empty = Slot { key: 0, ids: [0; IDS], count: 0 };
-        Cache { slots: vec![empty; 1 << SLOTS_LOG2] }
+        Cache { sets: vec![Set::default(); 1 << SETS_LOG2], long: FxHashMap::default() }
     }
 }
 
-/// The key of a piece, if it is short enough to have one.
+/// The key of `text[start..end]`, if it is short enough to have one.
 #[inline]
-pub fn key(piece: &[u8]) -> Option<u128> {
-    if piece.is_empty() || piece.len() > LONGEST {
+pub fn key(text: &[u8], start: usize, end: usize) -> Option<u128> {
+    let length = end - start;
+    if length == 0 || length > LONGEST {
         return None;
     }
-    let mut bytes = [0; LONGEST + 1];
-    bytes[..piece.len()].copy_from_slice(piece);
-    bytes[LONGEST] = piece.len() as u8;
-    Some(u128::from_le_bytes(bytes))
+    let bytes = match text[start..].first_chunk() {
+        // What follows the piece is masked away.
+        Some(&chunk) => u128::from_le_bytes(chunk) & ((1 << (8 * length)) - 1),
+        None => {
+            let mut bytes = [0; LONGEST + 1];
+            bytes[..length].copy_from_slice(&text[start..end]);
+            u128::from_le_bytes(bytes)
+        }
+    };
+    Some(bytes | (length as u128) << (8 * LONGEST))
 }
 
+/// The key of a part of a longer piece: what merges make of it, even if it is a token.
 #[inline]
-fn slot(key: u128) -> usize {
-    // Two odd constants spread the halves; the high bits of the product depend on every byte.
+pub fn key_of_part(text: &[u8], start: usize, end: usize) -> Option<u128> {
+    // The length leaves the highest bit free.
+    key(text, start, end).map(|key| key | 1 << 127)
+}
+
+/// A hash whose high bits depend on every byte.
+#[inline]
+fn hash(key: u128) -> u64 {
+    // Two odd constants spread the halves.
     let mixed = (key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((key >> 64) as u64);
-    (mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> (64 - SLOTS_LOG2)) as usize
+    mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93)
 }
 
 impl Cache {
     #[inline]
     pub fn get(&self, key: u128) -> Option<&[u32]> {
-        let slot = &self.slots[slot(key)];
+        let set = &self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
+        let slot = if set.newer.key == key { &set.newer } else { &set.older };
         (slot.key == key).then(|| &slot.ids[..slot.count as usize])
     }
 
-    pub fn put(&mut self, key: u128, symbols: &[Symbol]) {
-        if symbols.len() <= IDS {
-            let mut ids = [0; IDS];
-            ids.iter_mut().zip(symbols).for_each(|(id, symbol)| *id = symbol.id);
-            self.slots[slot(key)] = Slot { key, ids, count: symbols.len() as u32 };
+    pub fn put(&mut self, key: u128, ids: impl ExactSizeIterator<Item = u32>) {
+        let count = ids.len();
+        if count <= IDS {
+            let mut slot = Slot { key, count: count as u32, ..Slot::default() };
+            slot.ids.iter_mut().zip(ids).for_each(|(place, id)| *place = id);
+            let set = &mut self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
+            *set = Set { newer: slot, older: set.newer };
         }
+    }
+}
+
+impl Cache {
+    /// The ids of a piece that has no key.
+    pub fn get_long(&self, piece: &[u8]) -> Option<&[u32]> {
+        if piece.len() > LONGEST_LONG { None } else { self.long.get(piece).map(|ids| &**ids) }
+    }
+
+    pub fn put_long(&mut self, piece: &[u8], ids: &[u32]) {
+        if piece.len() <= LONGEST_LONG {
+            if self.long.len() >= MOST_LONG {
+                self.long.clear();
+            }
+            self.long.insert(piece.into(), ids.into());
+        }
+    }
+}
+
+/// The short pieces that are one token: a flat table with open addressing, at most half full.
+#[derive(Default)]
+pub struct Words {
+    keys: Vec<u128>,
+    ids: Vec<u32>,
+}
+
+impl Words {
+    pub fn new(words: &[(u128, u32)]) -> Self {
+        let slots = (2 * words.len()).next_power_of_two().max(2);
+        let mut table = Words { keys: vec![0; slots], ids: vec![0; slots] };
+        for &(key, id) in words {
+            let at = table.place(key);
+            (table.keys[at], table.ids[at]) = (key, id);
+        }
+        table
+    }
+
+    #[inline]
+    pub fn get(&self, key: u128) -> Option<u32> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        let at = self.place(key);
+        (self.keys[at] == key).then(|| self.ids[at])
+    }
+
+    /// Where a key stands, or else the empty slot where it would.
+    #[inline]
+    fn place(&self, key: u128) -> usize {
+        let slots_log2 = self.keys.len().trailing_zeros();
+        let mut at = (hash(key) >> (64 - slots_log2)) as usize;
+        while self.keys[at] != 0 && self.keys[at] != key {
+            at = (at + 1) & (self.keys.len() - 1);
+        }
+        at
     }
 }
 
@@ -71,10 +159,36 @@ mod tests {
         let pieces: [&[u8]; 5] = [b"a", b"a\0", b"a\0\0", b"\0a", b"\0"];
         for (i, one) in pieces.iter().enumerate() {
             for (j, other) in pieces.iter().enumerate() {
-                assert_eq!(key(one) == key(other), i == j);
+                assert_eq!(key(one, 0, one.len()) == key(other, 0, other.len()), i == j);
             }
         }
-        assert_eq!(key(b""), None);
-        assert_eq!(key(&[b'a'; 16]), None);
+        assert_eq!(key(b"", 0, 0), None);
+        assert_eq!(key(&[b'a'; 16], 0, 16), None);
+    }
+
+    #[test]
+    fn the_key_of_a_piece_is_the_same_wherever_it_stands() {
+        let text = b"what stands around a piece";
+        for start in 0..text.len() {
+            for end in start..text.len().min(start + LONGEST) {
+                assert_eq!(key(text, start, end), key(&text[start..end], 0, end - start));
+            }
+        }
+    }
+
+    #[test]
+    fn tables_give_back_what_was_put_in() {
+        let keys: Vec<u128> = (1..=1000u128).map(|i| i << 60 | i).collect();
+        let pairs: Vec<(u128, u32)> = keys.iter().copied().zip(0..).collect();
+        let words = Words::new(&pairs);
+        let mut cache = Cache::default();
+        for &(key, id) in &pairs {
+            assert_eq!(words.get(key), Some(id));
+            assert_eq!(words.get(key + 1), None);
+            assert_eq!(cache.get(key), None);
+            cache.put(key, [id, id + 1].into_iter());
+            assert_eq!(cache.get(key), Some(&[id, id + 1][..]));
+        }
+        assert_eq!(Words::default().get(1), None);
     }
 }

@@ -67,6 +67,12 @@ impl Classes {
         Classes { ascii: whole[0], block_of, blocks }
     }
 
+    /// The flags of an ASCII character.
+    #[inline]
+    pub fn of_ascii(&self, byte: u8) -> u8 {
+        self.ascii[usize::from(byte) % BLOCK]
+    }
+
     /// The flags of a character.
     #[inline]
     pub fn of(&self, c: char) -> u8 {

@@ -3,6 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::alphabet;
+use super::cuts::Pairs;
 use super::merges::{Merges, Scratch, Symbol};
 use super::sentencepiece::SentencePiece;
 use super::vocab::Vocab;
@@ -67,6 +68,7 @@ pub struct ByteLevel {
     merges: Merges,
     whole: Whole,
     unknown: Option<Unknown>,
+    pairs: Pairs,
 }
 
 impl ByteLevel {
@@ -77,12 +79,20 @@ impl ByteLevel {
         for (byte, id) in (0..=255).zip(&mut bytes) {
             *id = vocab.id(alphabet::char_of(byte).encode_utf8(&mut [0; 4]));
         }
-        let spelled = |(id, token)| Some((alphabet::bytes_of(token)?.into(), id));
+        let spelled = |(id, token)| Some((alphabet::bytes_of(token)?.into_boxed_slice(), id));
         let whole = match ignore_merges {
             true => vocab.iter().filter_map(spelled).collect(),
             false => Whole::default(),
         };
-        ByteLevel { bytes, merges, whole, unknown }
+        let mut pairs = Pairs::default();
+        vocab.iter().filter_map(spelled).for_each(|(token, _)| pairs.add(&token));
+        ByteLevel { bytes, merges, whole, unknown, pairs }
+    }
+
+    /// Where pieces may be cut; `merge` gives the tokens of a part. None if a run of unknown bytes might
+    /// be cut.
+    pub fn cuts(&self) -> Option<&Pairs> {
+        self.missing().is_none().then_some(&self.pairs)
     }
 
     /// A byte without a token.
@@ -90,13 +100,20 @@ impl ByteLevel {
         (0..=255).find(|byte| self.bytes[*byte as usize].is_none())
     }
 
-    fn encode(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
+    pub fn encode(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
         let symbols = &mut scratch.symbols;
         symbols.clear();
         if let Some(&id) = self.whole.get(piece) {
             symbols.push(Symbol { id, len: piece.len() as u32 });
             return Ok(());
         }
+        self.merge(piece, scratch)
+    }
+
+    /// What merges make of bytes, be they a token or not.
+    pub fn merge(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
+        let symbols = &mut scratch.symbols;
+        symbols.clear();
         let mut pending = Pending::default();
         for &byte in piece {
             match self.bytes[byte as usize] {

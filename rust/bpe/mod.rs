@@ -2,12 +2,13 @@
 //!
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan` and `classes`), `encode` (with `merges`,
-//! `cache`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `load` opens a file, whose parts a loader
+//! `cache`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `load` opens a file, whose parts a loader
 //! a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in.
 
 pub mod alphabet;
 mod cache;
 mod classes;
+mod cuts;
 pub mod decode;
 pub mod encode;
 pub mod gguf;

@@ -114,15 +114,7 @@ impl Split {
     /// Calls `piece` with each non-empty piece of the text, in order.
     fn each_piece(&self, text: &str, piece: &mut dyn FnMut(Range<usize>) -> Result<()>) -> Result<()> {
         match self {
-            Split::Scan(scanner) => {
-                let mut start = 0;
-                while start < text.len() {
-                    let end = scanner.end(text, start);
-                    piece(start..end)?;
-                    start = end;
-                }
-                Ok(())
-            }
+            Split::Scan(scanner) => scanner.each_piece(text, piece),
             Split::Pattern { pattern, behavior, invert } => {
                 let mut parts = Vec::new();
                 let mut done = 0;
@@ -171,6 +163,18 @@ impl Behavior {
 pub fn each_piece(
     splits: &[Split],
     text: &str,
+    piece: &mut impl FnMut(Range<usize>) -> Result<()>,
+) -> Result<()> {
+    match splits {
+        // The usual case has a loop of its own, into which `piece` is compiled.
+        [Split::Scan(scanner)] => scanner.each_piece(text, piece),
+        _ => each_piece_of(splits, text, piece),
+    }
+}
+
+fn each_piece_of(
+    splits: &[Split],
+    text: &str,
     piece: &mut dyn FnMut(Range<usize>) -> Result<()>,
 ) -> Result<()> {
     match splits {
@@ -178,7 +182,7 @@ pub fn each_piece(
         [] => piece(0..text.len()),
         [last] => last.each_piece(text, piece),
         [first, rest @ ..] => first.each_piece(text, &mut |outer| {
-            each_piece(rest, &text[outer.clone()], &mut |inner| {
+            each_piece_of(rest, &text[outer.clone()], &mut |inner| {
                 piece(outer.start + inner.start..outer.start + inner.end)
             })
         }),

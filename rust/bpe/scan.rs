@@ -4,6 +4,8 @@
 //! expression would match there. These patterns match at every position, so a text falls wholly into
 //! pieces. Every scanner looks at a character a bounded number of times.
 
+use std::ops::Range;
+
 use super::classes::{Classes, LETTER, LOWER, NEWLINE, NUMBER, SPACE, UPPER, classes};
 
 /// A pattern with a scanner.
@@ -79,15 +81,19 @@ impl Scanner {
         PATTERNS.iter().find(|(known, _)| *known == pattern).map(|(_, scanner)| *scanner)
     }
 
-    /// The end of the piece that starts at `start`, which is a character boundary before the end of
-    /// the text.
+    /// Calls `piece` with each piece of the text, in order, until it fails.
     #[inline]
-    pub fn end(self, text: &str, start: usize) -> usize {
+    pub fn each_piece<E>(
+        self,
+        text: &str,
+        piece: &mut (impl FnMut(Range<usize>) -> Result<(), E> + ?Sized),
+    ) -> Result<(), E> {
         let cursor = Cursor { text, classes: classes() };
+        // One loop a pattern, so that the choice is made once a text.
         match self {
-            Scanner::Gpt2 => cursor.gpt2(start),
-            Scanner::Words(options) => cursor.words(start, options),
-            Scanner::Cased(options) => cursor.cased(start, options),
+            Scanner::Gpt2 => cursor.each_piece(|start| cursor.gpt2(start), piece),
+            Scanner::Words(options) => cursor.each_piece(|start| cursor.words(start, options), piece),
+            Scanner::Cased(options) => cursor.each_piece(|start| cursor.cased(start, options), piece),
         }
     }
 }
@@ -123,11 +129,44 @@ impl Met {
 }
 
 impl Cursor<'_> {
+    #[inline]
+    fn each_piece<E>(
+        self,
+        end_of: impl Fn(usize) -> usize,
+        piece: &mut (impl FnMut(Range<usize>) -> Result<(), E> + ?Sized),
+    ) -> Result<(), E> {
+        let mut start = 0;
+        while start < self.text.len() {
+            let end = end_of(start);
+            piece(start..end)?;
+            start = end;
+        }
+        Ok(())
+    }
+
     /// The character at a byte position; `None` at the end of the text.
     #[inline]
     fn at(self, position: usize) -> Option<Met> {
+        let byte = *self.text.as_bytes().get(position)?;
+        if byte.is_ascii() {
+            return Some(Met { c: char::from(byte), flags: self.classes.of_ascii(byte), next: position + 1 });
+        }
         let c = self.text[position..].chars().next()?;
         Some(Met { c, flags: self.classes.of(c), next: position + c.len_utf8() })
+    }
+
+    /// The end of the longest run of letters.
+    #[inline]
+    fn letters(self, mut position: usize) -> usize {
+        while let Some(chunk) = self.text.as_bytes()[position..].first_chunk() {
+            let others = not_ascii_letters(u64::from_le_bytes(*chunk));
+            if others != 0 {
+                position += others.trailing_zeros() as usize / 8;
+                break;
+            }
+            position += chunk.len();
+        }
+        self.run(position, |met| met.is(LETTER))
     }
 
     /// The end of the longest run of characters that satisfy `belongs`.
@@ -152,7 +191,7 @@ impl Cursor<'_> {
             _ => Some(first).filter(|met| !met.is(SPACE)),
         };
         match head {
-            Some(head) if head.is(LETTER) => self.run(head.next, |met| met.is(LETTER)),
+            Some(head) if head.is(LETTER) => self.letters(head.next),
             Some(head) if head.is(NUMBER) => self.run(head.next, |met| met.is(NUMBER)),
             Some(head) => self.run(head.next, Met::is_sign),
             None => self.white(start, self.run(start, |met| met.is(SPACE))),
@@ -171,7 +210,7 @@ impl Cursor<'_> {
             _ => first,
         };
         if head.is(LETTER) {
-            return self.run(head.next, |met| met.is(LETTER));
+            return self.letters(head.next);
         }
         if first.is(NUMBER) {
             return self.number(first, options.digits);
@@ -292,6 +331,18 @@ impl Cursor<'_> {
     }
 }
 
+/// Of eight bytes, the highest bit of each that is no ASCII letter.
+#[inline]
+fn not_ascii_letters(bytes: u64) -> u64 {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    // In either case a small letter; other bytes do not become one. Below 0x80 no sum carries.
+    let small = (bytes | (0x20 * EACH)) & !HIGH;
+    let from_a = small + (0x80 - u64::from(b'a')) * EACH;
+    let after_z = small + (0x80 - u64::from(b'z') - 1) * EACH;
+    (!from_a | after_z | bytes) & HIGH
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,6 +350,18 @@ mod tests {
     /// Characters of every class that a pattern tells apart, and the letters of the contractions.
     const ALPHABET: &str =
         "  \t\n\r\u{a0}\u{2003}\u{85}sStTrReEvVmMlLdDſ''aZéÉ漢ǅʰªا\u{301}\u{20dd}09٣Ⅷ½!/_-€🙂\0";
+
+    #[test]
+    fn letters_are_told_from_all_other_bytes() {
+        for byte in 0..=255u8 {
+            for place in 0..8 {
+                let mut bytes = *b"azAZmMqQ";
+                bytes[place] = byte;
+                let expected = if byte.is_ascii_alphabetic() { 0 } else { 0x80 << (8 * place) };
+                assert_eq!(not_ascii_letters(u64::from_le_bytes(bytes)), expected, "{byte} at {place}");
+            }
+        }
+    }
 
     #[test]
     fn scanners_equal_their_regular_expressions() {
@@ -318,13 +381,14 @@ mod tests {
                     .map(|_| alphabet[random(alphabet.len())])
                     .filter(|&c| !(spelt_out && c == 'ſ'))
                     .collect();
-                let mut start = 0;
-                while start < text.len() {
-                    let expected = regex.find_from_pos(&text, start).unwrap().unwrap();
-                    assert_eq!(expected.start(), start, "{pattern} on {text:?}");
-                    assert_eq!(scanner.end(&text, start), expected.end(), "{pattern} at {start} of {text:?}");
-                    start = expected.end();
-                }
+                let mut expected = regex.find_iter(&text);
+                let mut scan = |piece| {
+                    let found = expected.next().map(|found| found.unwrap().range());
+                    assert_eq!(Some(piece), found, "{pattern} on {text:?}");
+                    Ok::<(), ()>(())
+                };
+                scanner.each_piece(&text, &mut scan).unwrap();
+                assert!(expected.next().is_none(), "{pattern} on {text:?}");
             }
         }
     }

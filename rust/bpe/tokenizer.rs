@@ -4,9 +4,10 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use super::cache::{self, Cache};
-use super::encode::Model;
-use super::merges::Scratch;
+use super::alphabet;
+use super::cache::{self, Cache, Words};
+use super::encode::{ByteLevel, Model};
+use super::merges::{Scratch, Symbol};
 use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
@@ -60,6 +61,7 @@ pub struct Tokenizer {
     raw: Pass,
     normalized: Pass,
     special: Vec<u32>,
+    words: Words,
     /// Buffers and caches that calls take and give back.
     workspaces: Mutex<Vec<Workspace>>,
 }
@@ -69,6 +71,9 @@ struct Workspace {
     scratch: Scratch,
     cache: Cache,
 }
+
+/// Room is made for an id every so many bytes, which is about what large vocabularies need of English.
+const BYTES_AN_ID: usize = 4;
 
 /// Pieces between two looks for Ctrl-C.
 const PIECES_BETWEEN_CHECKS: usize = 1 << 12;
@@ -117,7 +122,8 @@ impl Tokenizer {
             parts.added.iter().filter(|token| token.special).map(|token| token.id).collect();
         special.sort_unstable();
         special.dedup();
-        Ok(Tokenizer { parts, raw, normalized, special, workspaces: Mutex::default() })
+        let words = words(&parts).map_err(|error| error.to_string())?;
+        Ok(Tokenizer { parts, raw, normalized, special, words, workspaces: Mutex::default() })
     }
 
     pub fn vocab(&self) -> &Vocab {
@@ -210,15 +216,16 @@ impl Tokenizer {
             options,
             // Normalised text is told apart into trusted and not by where it came from.
             tracked: options.offsets || !untrusted.is_empty(),
+            remember: !options.offsets && self.parts.model.has_pieces(),
             workspace: workspace.unwrap_or_default(),
-            ids: Vec::new(),
+            ids: Vec::with_capacity(chunks.iter().map(|chunk| chunk.len()).sum::<usize>() / BYTES_AN_ID),
             places: Vec::new(),
             pieces: 0,
         };
         for chunk in chunks {
             match std::str::from_utf8(chunk) {
                 Ok(text) => run.text(text, untrusted)?,
-                Err(_) => run.piece(chunk, |range| range)?,
+                Err(_) => run.piece(chunk, 0..chunk.len(), |range| range)?,
             }
         }
         let Run { mut ids, places, mut workspace, .. } = run;
@@ -244,11 +251,30 @@ impl Tokenizer {
     }
 }
 
+/// The short pieces that the model makes one token of. Not every token is one: some cannot be reached
+/// by merges.
+fn words(parts: &Parts) -> Result<Words> {
+    let Model::Bytes(model) = &parts.model else { return Ok(Words::default()) };
+    let mut scratch = Scratch::default();
+    let mut words = Vec::new();
+    for (_, token) in parts.vocab.iter() {
+        let bytes = alphabet::bytes_of(token).unwrap_or_default();
+        let Some(key) = cache::key(&bytes, 0, bytes.len()) else { continue };
+        model.encode(&bytes, &mut scratch)?;
+        if let &[Symbol { id, .. }] = scratch.symbols.as_slice() {
+            words.push((key, id));
+        }
+    }
+    Ok(Words::new(&words))
+}
+
 /// One call of encode.
 struct Run<'a> {
     tokenizer: &'a Tokenizer,
     options: &'a Options<'a>,
     tracked: bool,
+    /// Whether what short pieces become is remembered: the cache knows ids but not how long each is.
+    remember: bool,
     workspace: Workspace,
     ids: Vec<u32>,
     /// What each id stands for, if offsets are wanted.
@@ -296,7 +322,7 @@ impl Run<'_> {
                     part.normalize(&self.tokenizer.parts.rewrites)?;
                     each_piece(&self.tokenizer.parts.splits, &part.text, &mut |piece| {
                         let start = piece.start;
-                        self.piece(part.text[piece].as_bytes(), |range| {
+                        self.piece(part.text.as_bytes(), piece, |range| {
                             part.origin(start + range.start..start + range.end)
                         })
                     })?;
@@ -306,26 +332,111 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A piece to merge; `origin` says what of the caller's text a range of its bytes stands for.
+    /// The piece `text[range]`, to merge; `origin` says what of the caller's text a range of the piece's
+    /// bytes stands for.
     #[inline]
-    fn piece(&mut self, piece: &[u8], origin: impl Fn(Range<usize>) -> Range<usize>) -> Result<()> {
+    fn piece(
+        &mut self,
+        text: &[u8],
+        range: Range<usize>,
+        origin: impl Fn(Range<usize>) -> Range<usize>,
+    ) -> Result<()> {
         self.pieces += 1;
         if self.pieces.is_multiple_of(PIECES_BETWEEN_CHECKS) {
             interrupt::check()?;
         }
-        let model = &self.tokenizer.parts.model;
+        if self.remember
+            && let Some(key) = cache::key(text, range.start, range.end)
+        {
+            match self.workspace.cache.get(key) {
+                Some(&[id]) => self.ids.push(id),
+                Some(ids) => self.ids.extend_from_slice(ids),
+                None => self.short_piece(key, &text[range])?,
+            }
+            return Ok(());
+        }
+        if self.remember {
+            return self.long_piece(&text[range]);
+        }
+        self.merge(&text[range], origin)
+    }
+
+    /// A piece that is not in the cache.
+    #[inline(never)]
+    fn short_piece(&mut self, key: u128, piece: &[u8]) -> Result<()> {
         let Workspace { scratch, cache } = &mut self.workspace;
-        // The cache knows ids but not how long each is.
-        let key = cache::key(piece).filter(|_| !self.options.offsets && model.has_pieces());
-        if let Some(ids) = key.and_then(|key| cache.get(key)) {
+        if let Some(id) = self.tokenizer.words.get(key) {
+            cache.put(key, std::iter::once(id));
+            self.ids.push(id);
+            return Ok(());
+        }
+        self.tokenizer.parts.model.encode(piece, scratch)?;
+        let ids = scratch.symbols.iter().map(|symbol| symbol.id);
+        cache.put(key, ids.clone());
+        self.ids.extend(ids);
+        Ok(())
+    }
+
+    /// A piece that has no key.
+    #[inline(never)]
+    fn long_piece(&mut self, piece: &[u8]) -> Result<()> {
+        if let Some(ids) = self.workspace.cache.get_long(piece) {
             self.ids.extend_from_slice(ids);
             return Ok(());
         }
-        model.encode(piece, scratch)?;
-        self.ids.extend(scratch.symbols.iter().map(|symbol| symbol.id));
-        if let Some(key) = key {
-            cache.put(key, &scratch.symbols);
+        let before = self.ids.len();
+        match &self.tokenizer.parts.model {
+            Model::Bytes(model) => self.parts_of(model, piece)?,
+            model => {
+                model.encode(piece, &mut self.workspace.scratch)?;
+                self.ids.extend(self.workspace.scratch.symbols.iter().map(|symbol| symbol.id));
+            }
         }
+        self.workspace.cache.put_long(piece, &self.ids[before..]);
+        Ok(())
+    }
+
+    /// Cuts a piece where its tokens do not change, and encodes the parts.
+    fn parts_of(&mut self, model: &ByteLevel, piece: &[u8]) -> Result<()> {
+        let Workspace { scratch, cache } = &mut self.workspace;
+        let ids = &mut self.ids;
+        let cuts = model.cuts().zip(std::str::from_utf8(piece).ok());
+        let mut pieces = 0usize;
+        let mut encode = |part: Range<usize>| {
+            // The whole may be a token as it stands; then it is not cut.
+            if part.len() == piece.len() {
+                model.encode(piece, scratch)?;
+                ids.extend(scratch.symbols.iter().map(|symbol| symbol.id));
+                return Ok(());
+            }
+            pieces += 1;
+            if pieces.is_multiple_of(PIECES_BETWEEN_CHECKS) {
+                interrupt::check()?;
+            }
+            let key = cache::key_of_part(piece, part.start, part.end);
+            if let Some(known) = key.and_then(|key| cache.get(key)) {
+                ids.extend_from_slice(known);
+                return Ok(());
+            }
+            model.merge(&piece[part], scratch)?;
+            let merged = scratch.symbols.iter().map(|symbol| symbol.id);
+            if let Some(key) = key {
+                cache.put(key, merged.clone());
+            }
+            ids.extend(merged);
+            Ok(())
+        };
+        match cuts {
+            Some((pairs, text)) => pairs.each_part(text, encode),
+            None => encode(0..piece.len()),
+        }
+    }
+
+    #[inline(never)]
+    fn merge(&mut self, piece: &[u8], origin: impl Fn(Range<usize>) -> Range<usize>) -> Result<()> {
+        let scratch = &mut self.workspace.scratch;
+        self.tokenizer.parts.model.encode(piece, scratch)?;
+        self.ids.extend(scratch.symbols.iter().map(|symbol| symbol.id));
         if self.options.offsets {
             let mut start = 0;
             for symbol in &scratch.symbols {
