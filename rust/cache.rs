@@ -130,7 +130,8 @@ impl KvPool {
     }
 
     /// Makes positions `len .. len + rows` of the sequence writable: blocks for them exist and are its own.
-    /// The length stays until [`KvPool::commit`].
+    /// The length stays until [`KvPool::commit`]; to give up instead, [`KvPool::truncate`] to it, since a block
+    /// beyond the length that a fork came to share would be written by both.
     pub fn reserve(&mut self, seq: SeqId, rows: usize) -> Result<()> {
         let Sequence { len, .. } = *self.sequence(seq);
         let tail = len / BLOCK;
@@ -271,5 +272,18 @@ mod tests {
         assert_eq!((pool.blocks.len(), read(&pool, b)[64]), (3, 7.0));
         pool.release(b);
         assert_eq!(pool.free.len(), 3);
+    }
+
+    #[test]
+    fn what_was_reserved_in_vain_is_given_back() {
+        let mut pool = KvPool::new(vec![SHAPE]);
+        let a = pool.start();
+        (0..64).for_each(|i| write(&mut pool, a, i as f32));
+        pool.reserve(a, 100).unwrap();
+        pool.truncate(a, 64);
+        let b = pool.fork(a);
+        write(&mut pool, a, -1.0);
+        write(&mut pool, b, -2.0);
+        assert_eq!((read(&pool, a)[64], read(&pool, b)[64]), (-1.0, -2.0));
     }
 }

@@ -92,6 +92,27 @@ impl Model {
             tokens.extend_from_slice(piece.tokens);
             segments.push(Segment { seq: piece.seq, first_position: self.cache.len(piece.seq), rows });
         }
+        let passed = self.pass(work, segments, wanted, &tokens, hook);
+        for piece in work {
+            match passed {
+                Ok(_) => self.cache.commit(piece.seq, piece.tokens.len()),
+                // Gives back what was reserved for the rows that were not written.
+                Err(_) => self.cache.truncate(piece.seq, self.cache.len(piece.seq)),
+            }
+        }
+        *logits = passed?;
+        Ok(())
+    }
+
+    /// Reserves room in the cache for the rows of `work`, and runs the tree.
+    fn pass(
+        &mut self,
+        work: &[Work<'_>],
+        segments: Vec<Segment>,
+        wanted: Vec<usize>,
+        tokens: &[u32],
+        hook: Option<&mut dyn Hook>,
+    ) -> Result<Vec<f32>> {
         for piece in work {
             self.cache.reserve(piece.seq, piece.tokens.len())?;
         }
@@ -105,9 +126,7 @@ impl Model {
             hook.map(|hook| hook as &mut dyn Hook),
             &mut self.scratch,
         );
-        *logits = self.decoder.forward(&mut pass, &tokens)?.values;
-        work.iter().for_each(|piece| self.cache.commit(piece.seq, piece.tokens.len()));
-        Ok(())
+        Ok(self.decoder.forward(&mut pass, tokens)?.values)
     }
 
     /// The logits after every token of a new sequence, `[tokens, vocab_size]`, `chunk` rows a pass.
