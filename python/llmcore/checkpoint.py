@@ -94,14 +94,24 @@ def _open_gguf(path: Path) -> Checkpoint:
     with errors_name(path):
         fields = {name: value for name, value in module.gguf_config(source).items() if value is not None}
     config = read_config(module.Config, fields, str(path))
-    ends = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+    roles = ("bos", "eos", "eot", "eom", "padding")
+    ids = {role: _gguf_token(source, f"tokenizer.ggml.{role}_token_id", path) for role in roles}
+    ends = [ids[role] for role in ("eos", "eot", "eom") if ids[role] is not None]
     generation = {
-        "bos_token_id": source.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": list(dict.fromkeys(i for key in ends if (i := source.get(key)) is not None)),
-        "pad_token_id": source.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": ids["bos"],
+        "eos_token_id": list(dict.fromkeys(ends)),
+        "pad_token_id": ids["padding"],
     }
     generation = {key: value for key, value in generation.items() if value not in (None, [])}
     return Checkpoint(path, source, module, config, module.gguf_tensors(config), fields, generation)
+
+
+def _gguf_token(source: Gguf, key: str, path: Path) -> int | None:
+    """The id under a key of the metadata, if there is one."""
+    value = source.get(key)
+    if not isinstance(value, int | None):
+        raise ValueError(f"{path}: {key}: found {value!r}, expected a token id")
+    return value
 
 
 def _with_prefix(views: Mapping[str, View], prefix: str, names: list[str]) -> Mapping[str, View]:

@@ -79,7 +79,7 @@ def interleaved(rows, heads):
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_gguf(path, folder, *, without=(), ends=()):
+def write_gguf(path, folder, *, without=(), more=None):
     """What the converter of llama.cpp writes of a checkpoint, in float32, without a tokenizer."""
     config = json.loads((folder / "config.json").read_text())
     name = config["model_type"]
@@ -106,8 +106,8 @@ def write_gguf(path, folder, *, without=(), ends=()):
             writer.add_uint32(f"{name}.{key}", value)
     if "epsilon" not in without:
         writer.add_float32(f"{name}.{epsilon[0]}", epsilon[1])
-    for key, token in ends:
-        writer.add_uint32(f"tokenizer.ggml.{key}", token)
+    for key, value in (more or {}).items():
+        writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
     for tensor, rows in load_file(folder / "model.safetensors").items():
         if ".c_" in tensor and rows.ndim == 2:
             rows = rows.T
@@ -138,10 +138,49 @@ def test_end_tokens_of_gguf(key, tmp_path):
     model = llmcore.load(write_gguf(tmp_path / "x.gguf", TINY / "gpt2"))
     ids = model.generate([1, 2, 3], max_new_tokens=8).ids
     assert len(ids) == 8
-    ends = dict(eos_token_id=0) | {key: ids[2]}
-    model = llmcore.load(write_gguf(tmp_path / "y.gguf", TINY / "gpt2", ends=ends.items()))
+    more = {"tokenizer.ggml.eos_token_id": 0, f"tokenizer.ggml.{key}": ids[2]}
+    model = llmcore.load(write_gguf(tmp_path / "y.gguf", TINY / "gpt2", more=more))
     ended = model.generate([1, 2, 3], max_new_tokens=8)
     assert (ended.ids, ended.finish_reason) == (ids[: ids.index(ids[2]) + 1], "stop")
+
+
+YARN = {
+    "llama.rope.scaling.type": "yarn",
+    "llama.rope.scaling.factor": 4.0,
+    "llama.rope.scaling.original_context_length": 64,
+}
+
+
+def test_yarn_of_gguf(tmp_path):
+    more = YARN | {"llama.rope.scaling.yarn_beta_fast": 16.0, "llama.rope.scaling.yarn_beta_slow": 2.0}
+    found = llmcore.load(write_gguf(tmp_path / "x.gguf", TINY / "llama", more=more)).config.rope_scaling
+    assert found == {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tokenizer.ggml.eos_token_id": [1]}, r"tokenizer\.ggml\.eos_token_id: found array\(\[1\]"),
+        (
+            {"tokenizer.ggml.bos_token_id": "x"},
+            r"tokenizer\.ggml\.bos_token_id: found 'x', expected a token id",
+        ),
+        ({"llama.expert_count": 8}, r"llama\.expert_count: found 8, expected 0"),
+        ({"llama.rope.scaling.type": "longrope"}, r"rope_type: found 'longrope'"),
+        ({"llama.rope.scaling.type": "linear"}, r"rope_parameters\.factor: found None"),
+        (YARN | {"llama.rope.scaling.yarn_ext_factor": 0.5}, r"yarn_ext_factor: found 0\.5, expected 1"),
+    ],
+)
+def test_metadata_that_is_wrong(more, message, tmp_path):
+    path = write_gguf(tmp_path / "x.gguf", TINY / "llama", more=more)
+    with pytest.raises(ValueError, match=rf"x\.gguf: .*{message}"):
+        llmcore.load(path)
 
 
 def test_gguf_without_a_tokenizer(tmp_path):

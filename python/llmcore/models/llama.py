@@ -170,10 +170,12 @@ def _gguf_scaling(gguf: Gguf) -> dict[str, Any] | None:
     scaling = {"rope_type": kind, "factor": gguf.get("llama.rope.scaling.factor")}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = gguf.get("llama.rope.scaling.original_context_length")
-        if gguf.get("llama.rope.scaling.attn_factor", 1.0) != 1.0:
-            raise unsupported(
-                "llama.rope.scaling.attn_factor", gguf.get("llama.rope.scaling.attn_factor"), "1"
-            )
+        for beta in ("beta_fast", "beta_slow"):
+            scaling[beta] = gguf.get(f"llama.rope.scaling.yarn_{beta}")
+        for factor in ("attn_factor", "yarn_attn_factor", "yarn_ext_factor"):
+            value = gguf.get(f"llama.rope.scaling.{factor}", 1.0)
+            if value != 1.0:
+                raise unsupported(f"llama.rope.scaling.{factor}", value, "1")
     return scaling
 
 
