@@ -4,15 +4,19 @@ use rustc_hash::FxHashMap;
 
 /// The longest piece that is kept, in bytes: with its length it fills a `u128`.
 const LONGEST: usize = 15;
-/// The most ids that a slot holds.
+/// The most ids that a slot holds itself; where there are more, they lie in `Cache::many`.
 const IDS: usize = 3;
-/// Sets of two slots: 1 MB in all, the second-level cache of a processor.
-const SETS_LOG2: u32 = 14;
+/// The most ids in `Cache::many`, as much memory as the slots. When it is full, the cache starts anew.
+const MOST_MANY: usize = 1 << 20;
+/// Sets of two slots. Ten megabytes of text have some 100,000 distinct pieces, and merging one anew takes
+/// longer than reading a slot that has left the second-level cache: 128 Ki slots, 4 MB.
+const SETS_LOG2: u32 = 16;
 
 #[derive(Clone, Copy, Default)]
 struct Slot {
     /// The bytes of the piece, its length in the highest; 0 is an empty slot.
     key: u128,
+    /// The ids, or, if there are more than fit, where they start in `Cache::many`.
     ids: [u32; IDS],
     count: u32,
 }
@@ -33,12 +37,13 @@ const MOST_LONG: usize = 1 << 12;
 /// The pieces met last: a fixed number of slots, a newer piece displacing the older of two.
 pub struct Cache {
     sets: Vec<Set>,
+    many: Vec<u32>,
     long: FxHashMap<Box<[u8]>, Box<[u32]>>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Cache { sets: vec![Set::default(); 1 << SETS_LOG2], long: FxHashMap::default() }
+        Cache { sets: vec![Set::default(); 1 << SETS_LOG2], many: Vec::new(), long: FxHashMap::default() }
     }
 }
 
@@ -81,17 +86,28 @@ impl Cache {
     pub fn get(&self, key: u128) -> Option<&[u32]> {
         let set = &self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
         let slot = if set.newer.key == key { &set.newer } else { &set.older };
-        (slot.key == key).then(|| &slot.ids[..slot.count as usize])
+        let count = slot.count as usize;
+        (slot.key == key).then(|| match slot.ids.get(..count) {
+            Some(ids) => ids,
+            None => &self.many[slot.ids[0] as usize..][..count],
+        })
     }
 
     pub fn put(&mut self, key: u128, ids: impl ExactSizeIterator<Item = u32>) {
         let count = ids.len();
+        let mut slot = Slot { key, count: count as u32, ..Slot::default() };
         if count <= IDS {
-            let mut slot = Slot { key, count: count as u32, ..Slot::default() };
             slot.ids.iter_mut().zip(ids).for_each(|(place, id)| *place = id);
-            let set = &mut self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
-            *set = Set { newer: slot, older: set.newer };
+        } else {
+            if self.many.len() + count > MOST_MANY {
+                self.many.clear();
+                self.sets.fill(Set::default());
+            }
+            slot.ids[0] = self.many.len() as u32;
+            self.many.extend(ids);
         }
+        let set = &mut self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
+        *set = Set { newer: slot, older: set.newer };
     }
 }
 
@@ -190,5 +206,16 @@ mod tests {
             assert_eq!(cache.get(key), Some(&[id, id + 1][..]));
         }
         assert_eq!(Words::default().get(1), None);
+    }
+
+    #[test]
+    fn a_full_cache_starts_anew() {
+        let mut cache = Cache::default();
+        for key in 1..=(MOST_MANY as u128 / 4) {
+            cache.put(key, [key as u32; 5].into_iter());
+            assert_eq!(cache.get(key), Some(&[key as u32; 5][..]));
+            assert!(cache.many.len() <= MOST_MANY);
+        }
+        assert_eq!(cache.get(1), None);
     }
 }

@@ -11,6 +11,11 @@ impl Tokenizer {
         let decoder = self.decoder();
         let mut place = Place::start_of_text(decoder);
         let mut out = Vec::with_capacity(ids.len() * 4);
+        if decoder.joins_as_they_are() && !(skip_special_tokens && ids.iter().any(|&id| self.is_special(id)))
+        {
+            ids.iter().for_each(|&id| decoder.push(id, &mut out));
+            return out;
+        }
         for &id in ids {
             if !(skip_special_tokens && self.is_special(id)) {
                 place.add(decoder, id, &mut out);

@@ -145,12 +145,17 @@ impl Cursor<'_> {
     }
 
     /// The character at a byte position; `None` at the end of the text.
-    #[inline]
+    #[inline(always)]
     fn at(self, position: usize) -> Option<Met> {
         let byte = *self.text.as_bytes().get(position)?;
         if byte.is_ascii() {
             return Some(Met { c: char::from(byte), flags: self.classes.of_ascii(byte), next: position + 1 });
         }
+        self.at_beyond_ascii(position)
+    }
+
+    #[inline]
+    fn at_beyond_ascii(self, position: usize) -> Option<Met> {
         let c = self.text[position..].chars().next()?;
         Some(Met { c, flags: self.classes.of(c), next: position + c.len_utf8() })
     }

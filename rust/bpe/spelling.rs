@@ -58,6 +58,27 @@ impl Decoder {
         self.places[id] = start..self.bytes.len();
     }
 
+    /// Whether the bytes of a text are those of its tokens, wherever they stand.
+    pub fn joins_as_they_are(&self) -> bool {
+        self.start == Start::Keep && !self.spaced
+    }
+
+    /// Adds the bytes of a token.
+    #[inline]
+    pub fn push(&self, id: u32, out: &mut Vec<u8>) {
+        const FEW: usize = 16;
+        let Some(place) = self.places.get(id as usize) else { return };
+        match self.bytes.get(place.start..).and_then(|bytes| bytes.first_chunk::<FEW>()) {
+            // A copy of a constant length is an instruction or two; what is too much goes again.
+            Some(few) if place.len() <= FEW => {
+                let end = out.len() + place.len();
+                out.extend_from_slice(few);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(&self.bytes[place.clone()]),
+        }
+    }
+
     /// The bytes of a token; none for an id without a token.
     pub fn bytes(&self, id: u32) -> &[u8] {
         self.places.get(id as usize).map_or(&[], |place| &self.bytes[place.clone()])

@@ -370,7 +370,11 @@ impl Run<'_> {
             self.ids.push(id);
             return Ok(());
         }
-        self.tokenizer.parts.model.encode(piece, scratch)?;
+        match &self.tokenizer.parts.model {
+            // A token that stays whole is one of the words.
+            Model::Bytes(model) => model.merge(piece, scratch)?,
+            model => model.encode(piece, scratch)?,
+        }
         let ids = scratch.symbols.iter().map(|symbol| symbol.id);
         cache.put(key, ids.clone());
         self.ids.extend(ids);

@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
 use crate::bpe::load::{Role, Settings};
 use crate::bpe::special::AddedToken;
@@ -19,7 +20,12 @@ use crate::threads;
 #[pyclass(name = "Tokenizer", module = "llmcore._core", frozen, subclass)]
 pub struct PyTokenizer {
     pub tokenizer: Arc<Tokenizer>,
+    /// The integers that lists of ids hold, made once.
+    ints: PyOnceLock<Vec<Py<PyInt>>>,
 }
+
+/// Lists of so many ids are made of integers that are kept; making those for fewer is not worth it.
+const KEPT_INTS_FROM: usize = 1 << 10;
 
 /// `allowed_special` as Python gives it.
 enum AllowedSpecial {
@@ -193,7 +199,7 @@ impl PyTokenizer {
         let settings =
             Settings { pattern, nfc, added, bos_token, eos_tokens, unk_token, pad_token, add_bos, add_eos };
         let tokenizer = py.detach(|| Tokenizer::open(&path, &settings))?;
-        Ok(PyTokenizer { tokenizer: Arc::new(tokenizer) })
+        Ok(PyTokenizer { tokenizer: Arc::new(tokenizer), ints: PyOnceLock::new() })
     }
 
     /// The ids of a text.
@@ -214,7 +220,7 @@ impl PyTokenizer {
         with_offsets: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let encoding = self.run(py, text, add_special_tokens, allowed_special, with_offsets)?;
-        let ids = PyList::new(py, encoding.ids)?;
+        let ids = self.list(py, &encoding.ids)?;
         match encoding.offsets {
             Some(offsets) => Ok((ids, offsets).into_pyobject(py)?.into_any()),
             None => Ok(ids.into_any()),
@@ -382,6 +388,21 @@ impl PyTokenizer {
 }
 
 impl PyTokenizer {
+    fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
+        let ints = match self.ints.get(py) {
+            None if ids.len() < KEPT_INTS_FROM => return PyList::new(py, ids),
+            None => self.ints.get_or_init(py, || {
+                (0..self.tokenizer.vocab().len()).map(|id| PyInt::new(py, id).unbind()).collect()
+            }),
+            Some(ints) => ints,
+        };
+        let int = |&id: &u32| match ints.get(id as usize) {
+            Some(int) => int.bind(py).clone(),
+            None => PyInt::new(py, id),
+        };
+        PyList::new(py, ids.iter().map(int))
+    }
+
     fn run(
         &self,
         py: Python<'_>,

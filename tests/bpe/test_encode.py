@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from texts import batches
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -76,3 +77,25 @@ def test_smollm2_equals_tokenizers(smollm2: tuple[Tokenizer, tokenizers.Tokenize
         assert ids == encoding.ids, text
         if not missing.intersection(text.encode()):
             assert ours.decode(ids) == text
+
+
+@settings(max_examples=100)
+@given(
+    pieces=st.lists(
+        st.one_of(
+            st.text(st.characters(categories=["Lo"]), min_size=6, max_size=60),
+            st.text(st.sampled_from("漢字かな한국어ไทยעבריתабвéßaqzxj"), min_size=12, max_size=60),
+            st.text(st.sampled_from("🙂👩🇩\u200d€—=-#*+"), min_size=8, max_size=60),
+            st.text(st.sampled_from("qzxjvkw"), min_size=16, max_size=60),
+        ),
+        min_size=20,
+        max_size=20,
+    )
+)
+def test_long_pieces_equal_tokenizers(
+    gpt2: tuple[Tokenizer, tokenizers.Tokenizer], pieces: list[str]
+) -> None:
+    """Pieces that are cut where no token reaches across, remembered, and met again."""
+    ours, theirs = gpt2
+    for piece in pieces + pieces[::-1]:
+        assert ours.encode(piece) == theirs.encode(piece).ids, piece
