@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal, final, overload
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self, disjoint_base
 
 __all__ = [
+    "BpeTrainer",
     "Generation",
     "Gguf",
     "Model",
@@ -96,12 +97,29 @@ class Gguf:
     def info(self, name: str) -> tuple[tuple[int, ...], str]: ...
     def read(self, name: str) -> NDArray[np.float32]: ...
 
+@final
+class BpeTrainer:
+    def __new__(cls, pattern: str, *, max_memory: int | None = None) -> Self: ...
+    def add_texts(self, texts: Sequence[str]) -> None: ...
+    def add_file(
+        self, path: str | PathLike[str], progress: Callable[[int], object] | None = None
+    ) -> None: ...
+    def finish(
+        self,
+        vocab_size: int,
+        *,
+        min_frequency: int = 0,
+        special_tokens: Sequence[str] = ...,
+        progress: Callable[[int], object] | None = None,
+    ) -> str: ...
+
 @disjoint_base
 class Tokenizer:
     def __new__(
         cls,
         path: str | PathLike[str],
         *,
+        json: str | None = None,
         pattern: str | None = None,
         nfc: bool = False,
         added_tokens: Sequence[tuple[str, int | None, bool, bool, bool, bool, bool]] = ...,
@@ -181,6 +199,8 @@ class Tokenizer:
     def unk_token_id(self) -> int | None: ...
     @property
     def special_ids(self) -> list[int]: ...
+    @property
+    def json(self) -> str | None: ...
     @property
     def embedded_chat_template(self) -> str | None: ...
 

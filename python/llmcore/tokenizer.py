@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from llmcore import _core
 from llmcore.tokenizer_folder import TokenizerFolder, special_token
+
+if TYPE_CHECKING:
+    from llmcore.training import Source
 
 __all__ = ["Tokenizer"]
 
@@ -19,7 +22,7 @@ __all__ = ["Tokenizer"]
 class Tokenizer(_core.Tokenizer):
     """A tokenizer. Immutable but for :attr:`chat_template`; threads may share it.
 
-    Made by :meth:`from_file` or :meth:`from_folder`.
+    Made by :meth:`from_file`, :meth:`from_folder` or :meth:`train`.
     """
 
     chat_template: str | None
@@ -64,6 +67,61 @@ class Tokenizer(_core.Tokenizer):
         tokenizer = cls(files.path, **files.settings())
         tokenizer.chat_template = files.chat_template()
         return tokenizer
+
+    @classmethod
+    def train(
+        cls,
+        source: Source,
+        vocab_size: int,
+        *,
+        pattern: str = "gpt2",
+        special_tokens: Iterable[str] = (),
+        min_frequency: int = 0,
+        max_memory: int | None = None,
+        progress: bool = True,
+    ) -> Tokenizer:
+        """Trains a byte-level tokenizer.
+
+        `source` is a file (a `Path`), or an iterable of texts (`str`) and files. A text is a document;
+        in a file of UTF-8 each line is one, its line break included. `vocab_size` counts the special
+        tokens, which come first, and the 256 bytes; fewer tokens come of a source that has no more
+        pairs. A pair that occurs less than `min_frequency` times is not merged. `pattern`: as in
+        :meth:`from_file`. `progress`: bars on standard error, if that is a terminal.
+
+        The merges are those of `tokenizers`' `BpeTrainer(initial_alphabet=ByteLevel.alphabet())` over
+        `Split(pattern, "isolated")` and `ByteLevel(add_prefix_space=False, use_regex=False)`, as long as
+        no count reaches 2³¹, which is more than that library can count. They do not depend on the
+        number of threads.
+
+        `max_memory` is how many bytes counting the pieces may take (looked at every 16 MB of text), and
+        then merging them (looked at every 256 merges); None: any. More is a `ValueError`, as is an
+        argument out of its range or a file that is not UTF-8.
+        """
+        from llmcore import training
+
+        json = training.train(
+            source,
+            vocab_size,
+            pattern=pattern,
+            special_tokens=special_tokens,
+            min_frequency=min_frequency,
+            max_memory=max_memory,
+            progress=progress,
+        )
+        return cls("tokenizer.json", json=json)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a tokenizer that was trained, as `tokenizer.json` (which `tokenizers` and Transformers
+        read) or `.tiktoken`, by the end of `path`.
+
+        A `.tiktoken` holds neither the pattern nor the special tokens. It knows ranks of tokens, not
+        merges: where two pairs spell one token, it may cut a text in another way.
+
+        Raises `ValueError` for a tokenizer that was not trained, or another ending of `path`.
+        """
+        from llmcore import training
+
+        training.save(self, path)
 
     @overload
     def apply_chat_template(

@@ -66,6 +66,12 @@ pub fn key(text: &[u8], start: usize, end: usize) -> Option<u128> {
     Some(bytes | (length as u128) << (8 * LONGEST))
 }
 
+/// The piece of a key, given the key's bytes from the lowest on.
+#[inline]
+pub fn piece(key: &[u8; LONGEST + 1]) -> &[u8] {
+    &key[..usize::from(key[LONGEST]).min(LONGEST)]
+}
+
 /// The key of a part of a longer piece: what merges make of it, even if it is a token.
 #[inline]
 pub fn key_of_part(text: &[u8], start: usize, end: usize) -> Option<u128> {
@@ -177,6 +183,10 @@ mod tests {
             for (j, other) in pieces.iter().enumerate() {
                 assert_eq!(key(one, 0, one.len()) == key(other, 0, other.len()), i == j);
             }
+            assert_eq!(
+                key(one, 0, one.len()).map(|key| piece(&key.to_le_bytes()).to_vec()),
+                Some(one.to_vec())
+            );
         }
         assert_eq!(key(b"", 0, 0), None);
         assert_eq!(key(&[b'a'; 16], 0, 16), None);

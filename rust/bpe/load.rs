@@ -44,6 +44,25 @@ pub enum Role {
 const NAMES: [(&str, Scanner); 5] =
     [("gpt2", Scanner::Gpt2), ("cl100k", CL100K), ("o200k", O200K), ("llama3", LLAMA3), ("qwen2", QWEN2)];
 
+fn known_patterns() -> String {
+    let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+    format!("one of {}, or a regular expression", names.join(", "))
+}
+
+/// The split that the name of a known pattern, or a regular expression, stands for. `lines` is as in
+/// `Pattern::compile`.
+pub fn named_or_regex(pattern: &str, lines: bool) -> Result<Split> {
+    if let Some((_, scanner)) = NAMES.iter().find(|(name, _)| *name == pattern) {
+        return Ok(Split::Scan(*scanner));
+    }
+    // A bare word would be a pattern that matches itself: no doubt a name that is not known.
+    let split = match pattern.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+        true => Err("a name that is not known".into()),
+        false => Split::isolated(pattern, lines),
+    };
+    split.map_err(|message| Error::argument("pattern", format!("{pattern:?} ({message})"), known_patterns()))
+}
+
 impl Tokenizer {
     /// Opens a `tokenizer.json`, a `vocab.json` with `merges.txt` beside it, a `.tiktoken` or a `.gguf`.
     pub fn open(path: &Path, settings: &Settings) -> Result<Self> {
@@ -100,24 +119,10 @@ impl Settings {
 
     /// The pre-tokenisation that the pattern, or else `default`, stands for.
     fn splits(&self, default: Option<&str>) -> Result<Vec<Split>> {
-        let known = || {
-            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-            format!("one of {}, or a regular expression", names.join(", "))
-        };
-        let Some(pattern) = self.pattern.as_deref().or(default) else {
-            return Err(Error::argument("pattern", "None", known()));
-        };
-        if let Some((_, scanner)) = NAMES.iter().find(|(name, _)| *name == pattern) {
-            return Ok(vec![Split::Scan(*scanner)]);
+        match self.pattern.as_deref().or(default) {
+            Some(pattern) => Ok(vec![named_or_regex(pattern, false)?]),
+            None => Err(Error::argument("pattern", "None", known_patterns())),
         }
-        // A bare word would be a pattern that matches itself: no doubt a name that is not known.
-        let split = match pattern.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
-            true => Err("a name that is not known".into()),
-            false => Split::isolated(pattern, false),
-        };
-        let split = split
-            .map_err(|message| Error::argument("pattern", format!("{pattern:?} ({message})"), known()))?;
-        Ok(vec![split])
     }
 
     fn add_tokens(&self, path: &Path, parts: &mut Parts) -> Result<()> {

@@ -3,7 +3,7 @@
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan` and `classes`), `encode` (with `merges`,
 //! `cache`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `load` opens a file, whose parts a loader
-//! a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in.
+//! a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new vocabulary.
 
 pub mod alphabet;
 mod cache;
@@ -24,6 +24,7 @@ pub mod special;
 pub mod spelling;
 pub mod tiktoken;
 pub mod tokenizer;
+pub mod train;
 pub mod vocab;
 pub mod vocab_merges;
 

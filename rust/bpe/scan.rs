@@ -42,7 +42,7 @@ pub const O200K: Scanner = Scanner::Cased(Cased { digits: 3, contractions: true 
 pub const TEKKEN: Scanner = Scanner::Cased(Cased { digits: 1, contractions: false });
 
 /// Every way in which a scanner's pattern is written in the files of the models, with the scanner.
-pub const PATTERNS: [(&str, Scanner); 9] = [
+pub const PATTERNS: [(&str, Scanner); 10] = [
     (r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", Scanner::Gpt2),
     (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s", Scanner::Gpt2),
     (
@@ -73,12 +73,24 @@ pub const PATTERNS: [(&str, Scanner); 9] = [
         r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         QWEN2,
     ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+\z|\s*[\r\n]+|\s+(?!\S)|\s+",
+        CL100K,
+    ),
 ];
 
 impl Scanner {
     /// The scanner of a pattern, if it has one.
     pub fn of(pattern: &str) -> Option<Self> {
         PATTERNS.iter().find(|(known, _)| *known == pattern).map(|(_, scanner)| *scanner)
+    }
+
+    /// The pattern of a scanner for a tokenizer.json, whose engine, Oniguruma, lets `$` hold at line
+    /// breaks and reads `{1,3}+` as a repetition of repetitions.
+    pub fn pattern(self) -> &'static str {
+        let may_stand = |pattern: &str| !pattern.contains("++") && !pattern.contains('$');
+        let spellings = PATTERNS.iter().filter(|(_, scanner)| *scanner == self);
+        spellings.map(|(pattern, _)| *pattern).find(|pattern| may_stand(pattern)).unwrap_or_default()
     }
 
     /// Calls `piece` with each piece of the text, in order, until it fails.

@@ -7,6 +7,7 @@ pub mod generation;
 pub mod model;
 pub mod ops;
 pub mod tokenizer;
+pub mod train;
 
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -14,6 +15,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     formats::register(module)?;
     ops::register(module)?;
     tokenizer::register(module)?;
+    train::register(module)?;
     model::register(module)?;
     generation::register(module)?;
     Ok(())

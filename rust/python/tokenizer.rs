@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
+use crate::bpe::json;
 use crate::bpe::load::{Role, Settings};
 use crate::bpe::special::AddedToken;
 use crate::bpe::{Allowed, Encoding, Options, StreamDecoder, Tokenizer};
@@ -22,6 +23,8 @@ pub struct PyTokenizer {
     pub tokenizer: Arc<Tokenizer>,
     /// The integers that lists of ids hold, made once.
     ints: PyOnceLock<Vec<Py<PyInt>>>,
+    /// The tokenizer.json that it was made of, where no file holds that.
+    json: Option<String>,
 }
 
 /// Lists of so many ids are made of integers that are kept; making those for fewer is not worth it.
@@ -168,17 +171,19 @@ impl PyTokenizer {
     /// Opens a `tokenizer.json`, a `vocab.json` with `merges.txt` beside it, a `.tiktoken` or a `.gguf`.
     ///
     /// `pattern`, `nfc`: pre-tokenisation and normalisation, for the formats that do not say.
+    /// `json`: the text of a tokenizer.json to read instead; `path` then serves the errors.
     /// `added_tokens`: `(content, id or None, special, normalized, lstrip, rstrip, single_word)`.
     /// `bos_token` … `add_eos`: what overrides the file.
     #[new]
     #[pyo3(signature = (
-        path, *, pattern=None, nfc=false, added_tokens=Vec::new(), bos_token=None, eos_tokens=Vec::new(),
+        path, *, json=None, pattern=None, nfc=false, added_tokens=Vec::new(), bos_token=None, eos_tokens=Vec::new(),
         unk_token=None, pad_token=None, add_bos=None, add_eos=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "named in Python")]
     fn new(
         py: Python<'_>,
         path: PathBuf,
+        json: Option<String>,
         pattern: Option<String>,
         nfc: bool,
         added_tokens: Vec<NewToken>,
@@ -198,8 +203,14 @@ impl PyTokenizer {
             .collect();
         let settings =
             Settings { pattern, nfc, added, bos_token, eos_tokens, unk_token, pad_token, add_bos, add_eos };
-        let tokenizer = py.detach(|| Tokenizer::open(&path, &settings))?;
-        Ok(PyTokenizer { tokenizer: Arc::new(tokenizer), ints: PyOnceLock::new() })
+        let tokenizer = py.detach(|| match &json {
+            Some(json) => {
+                let parts = json::from_slice(&path, json.as_bytes())?;
+                Tokenizer::with_settings(&path, parts, &settings)
+            }
+            None => Tokenizer::open(&path, &settings),
+        })?;
+        Ok(PyTokenizer { tokenizer: Arc::new(tokenizer), ints: PyOnceLock::new(), json })
     }
 
     /// The ids of a text.
@@ -378,6 +389,12 @@ impl PyTokenizer {
     #[getter]
     fn special_ids(&self) -> Vec<u32> {
         self.tokenizer.special_ids().to_vec()
+    }
+
+    /// The `json` that the tokenizer was made of, or None.
+    #[getter]
+    fn json(&self) -> Option<&str> {
+        self.json.as_deref()
     }
 
     /// The chat template that the tokenizer's file holds, or None.

@@ -1,0 +1,121 @@
+"""Training a tokenizer: what `Tokenizer.train` and `Tokenizer.save` do. Rust does the work
+(`rust/bpe/train/`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from llmcore import _core
+
+if TYPE_CHECKING:
+    from llmcore.tokenizer import Tokenizer
+
+__all__ = ["Source", "save", "train"]
+
+Source: TypeAlias = "PathLike[str] | Iterable[str | PathLike[str]]"
+"""A file, or texts and files (`str` are texts, `Path` are files)."""
+
+_BATCH_CHARACTERS = 1 << 23
+"""Texts are handed to Rust together, so that all threads have work."""
+_BATCH_TEXTS = 1 << 16
+
+_Report: TypeAlias = Callable[[int], None]
+
+
+def train(
+    source: Source,
+    vocab_size: int,
+    *,
+    pattern: str,
+    special_tokens: Iterable[str],
+    min_frequency: int,
+    max_memory: int | None,
+    progress: bool,
+) -> str:
+    """The text of the tokenizer.json that was trained; see `Tokenizer.train`."""
+    if isinstance(source, str | bytes):
+        raise TypeError(
+            f"source: found {type(source).__name__}, expected a Path, or an iterable of texts and Paths"
+        )
+    trainer = _core.BpeTrainer(pattern, max_memory=max_memory)
+    special = list(special_tokens)
+    with _bars(progress) as bar:
+        _count(trainer, [source] if isinstance(source, PathLike) else source, bar("Counting pieces", None))
+        return trainer.finish(
+            vocab_size,
+            min_frequency=min_frequency,
+            special_tokens=special,
+            progress=bar("Merging pairs", vocab_size),
+        )
+
+
+def _count(trainer: _core.BpeTrainer, source: Iterable[str | PathLike[str]], report: _Report | None) -> None:
+    batch: list[str] = []
+    characters = done = 0
+    for item in source:
+        if isinstance(item, str):
+            batch.append(item)
+            characters += len(item)
+            if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_TEXTS:
+                trainer.add_texts(batch)
+                done += characters
+                batch, characters = [], 0
+                if report:
+                    report(done)
+        elif isinstance(item, PathLike):
+            trainer.add_file(item, report and partial(_report_more, report, done))
+            done += Path(item).stat().st_size
+        else:
+            found = type(item).__name__
+            raise TypeError(f"source: found an item of type {found}, expected str (a text) or Path (a file)")
+    trainer.add_texts(batch)
+
+
+def _report_more(report: _Report, before: int, more: int) -> None:
+    report(before + more)
+
+
+@contextmanager
+def _bars(progress: bool) -> Iterator[Callable[[str, int | None], _Report | None]]:
+    """Yields what adds a bar of a title and a total, on standard error if that is a terminal."""
+    if not progress:
+        yield lambda title, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda title, total: None
+        return
+    with Progress(console=console) as bars:
+
+        def bar(title: str, total: int | None) -> _Report:
+            task = bars.add_task(title, total=total)
+            return lambda done: bars.update(task, completed=done)
+
+        yield bar
+
+
+def save(tokenizer: Tokenizer, path: str | PathLike[str]) -> None:
+    """Writes a tokenizer that was trained; see `Tokenizer.save`."""
+    path = Path(path)
+    if tokenizer.json is None:
+        raise ValueError(f"{path}: found a tokenizer of a file, expected one that was trained; copy its file")
+    if path.suffix == ".json":
+        path.write_text(tokenizer.json, encoding="utf-8")
+    elif path.suffix == ".tiktoken":
+        special = set(tokenizer.special_ids)
+        ranks = (id for id in range(tokenizer.vocab_size) if id not in special)
+        path.write_bytes(
+            b"".join(b"%s %d\n" % (base64.b64encode(tokenizer.token_bytes(id)), id) for id in ranks)
+        )
+    else:
+        raise ValueError(f"path: found {path.name!r}, expected a name that ends in .json or .tiktoken")
