@@ -28,8 +28,8 @@ pub struct Symbol {
 /// Up to this many symbols, looking through all the pairs at each step is faster than a heap.
 const SCANNED: usize = 48;
 
-/// Pairs without a merge rank last.
-const NO_MERGE: u32 = u32::MAX;
+/// Stands for the merge of a pair that has none, and ranks last.
+const NO_MERGE: Merge = Merge { rank: u32::MAX, id: 0 };
 
 /// Steps of a long piece between two looks for Ctrl-C: a millisecond or two.
 const STEPS_BETWEEN_CHECKS: usize = 1 << 14;
@@ -43,7 +43,8 @@ pub struct Merges {
 #[derive(Default)]
 pub struct Scratch {
     pub symbols: Vec<Symbol>,
-    ranks: Vec<u32>,
+    /// The merge of each symbol with the next.
+    pairs: Vec<Merge>,
     links: Vec<Link>,
     heap: BinaryHeap<Reverse<(u32, u32)>>,
 }
@@ -108,29 +109,28 @@ impl Merges {
 
     /// Short pieces: find the best pair by looking at all of them.
     fn scan(&self, scratch: &mut Scratch, mut observe: impl FnMut(Symbol, Symbol, u32)) {
-        let Scratch { symbols, ranks, .. } = scratch;
-        let mut rank_of = |left: Symbol, right: Symbol| match self.get(left.id, right.id) {
+        let Scratch { symbols, pairs, .. } = scratch;
+        let mut merge_of = |left: Symbol, right: Symbol| match self.get(left.id, right.id) {
             Some(merge) => {
                 observe(left, right, merge.id);
-                merge.rank
+                merge
             }
             None => NO_MERGE,
         };
-        ranks.clear();
-        ranks.extend(symbols.windows(2).map(|pair| rank_of(pair[0], pair[1])));
-        while let Some((best, rank)) = ranks.iter().copied().enumerate().min_by_key(|&(_, rank)| rank) {
-            if rank == NO_MERGE {
+        pairs.clear();
+        pairs.extend(symbols.windows(2).map(|pair| merge_of(pair[0], pair[1])));
+        while let Some((best, &merge)) = pairs.iter().enumerate().min_by_key(|(_, merge)| merge.rank) {
+            if merge.rank == NO_MERGE.rank {
                 break;
             }
-            let Some(merge) = self.get(symbols[best].id, symbols[best + 1].id) else { break };
             symbols[best] = Symbol { id: merge.id, len: symbols[best].len + symbols[best + 1].len };
             symbols.remove(best + 1);
-            ranks.remove(best);
+            pairs.remove(best);
             if best > 0 {
-                ranks[best - 1] = rank_of(symbols[best - 1], symbols[best]);
+                pairs[best - 1] = merge_of(symbols[best - 1], symbols[best]);
             }
-            if best < ranks.len() {
-                ranks[best] = rank_of(symbols[best], symbols[best + 1]);
+            if best < pairs.len() {
+                pairs[best] = merge_of(symbols[best], symbols[best + 1]);
             }
         }
     }
