@@ -7,7 +7,7 @@ use crate::blocks::decoder::Decoder;
 use crate::blocks::pass::{Pass, Scratch, Segment};
 use crate::blocks::spec::{RopeSpec, Spec};
 use crate::cache::KvPool;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, room};
 use crate::formats::TensorSource;
 use crate::kernels::log_sum_exp;
 use crate::parameters::{Parameters, View};
@@ -133,11 +133,7 @@ impl Model {
     pub fn logits(&mut self, ids: &[u32], chunk: usize) -> Result<Vec<f32>> {
         self.check_sequence(ids.len())?;
         self.check_tokens(ids)?;
-        let mut logits = Vec::new();
-        logits.try_reserve_exact(ids.len() * self.decoder.vocab_size).map_err(|_| Error::Memory {
-            what: "logits".into(),
-            bytes: ids.len() * self.decoder.vocab_size * size_of::<f32>(),
-        })?;
+        let mut logits = room(ids.len() * self.decoder.vocab_size, "logits")?;
         self.in_chunks(ids, chunk, |_, rows| logits.extend_from_slice(rows))?;
         Ok(logits)
     }

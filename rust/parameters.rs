@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, room};
 use crate::formats::{TensorSource, first_non_finite};
 use crate::interrupt;
 use crate::weights::{Arena, Panels};
@@ -256,11 +256,7 @@ impl Loader<'_> {
         let info = self.layout.info(id);
         let view = self.view(info)?;
         let len = info.rows() * info.width();
-        let mut values = Vec::new();
-        values.try_reserve_exact(len).map_err(|_| Error::Memory {
-            what: info.path.clone(),
-            bytes: len.saturating_mul(size_of::<f32>()),
-        })?;
+        let mut values = room(len, &info.path)?;
         values.resize(len, 0.0);
         for (row, out) in values.chunks_exact_mut(info.width()).enumerate() {
             self.read(view, view.source_row(row, info.rows()), out)?;

@@ -1,6 +1,6 @@
 //! Sites: the places in a pass that can be looked at, each with a readable path.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, room};
 
 /// A place in a pass: an index into the paths of the compiled tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,7 +57,9 @@ pub trait Hook: Send {
 
     /// Sees the values of a wanted site, row-major in `shape`. Attention's scores and probabilities
     /// come a sequence at a time, `[heads, rows, keys]`; everything else is `[rows, width]`.
-    fn visit(&mut self, site: SiteId, shape: &[usize], values: &[f32]);
+    ///
+    /// Errors: what the hook has no memory for.
+    fn visit(&mut self, site: SiteId, shape: &[usize], values: &[f32]) -> Result<()>;
 }
 
 /// A hook that keeps what it sees.
@@ -92,7 +94,10 @@ impl Hook for Capture {
         self.wanted[site.0 as usize]
     }
 
-    fn visit(&mut self, site: SiteId, shape: &[usize], values: &[f32]) {
-        self.seen.push(Captured { site, shape: shape.to_vec(), values: values.to_vec() });
+    fn visit(&mut self, site: SiteId, shape: &[usize], values: &[f32]) -> Result<()> {
+        let mut kept = room(values.len(), "what is captured")?;
+        kept.extend_from_slice(values);
+        self.seen.push(Captured { site, shape: shape.to_vec(), values: kept });
+        Ok(())
     }
 }

@@ -5,10 +5,10 @@ use crate::blocks::linear::Linear;
 use crate::blocks::pass::{Pass, Rows, Segment};
 use crate::blocks::spec::AttentionSpec;
 use crate::cache::{KvPool, KvShape};
-use crate::error::Result;
+use crate::error::{Result, room};
 use crate::kernels::attention::{Heads, Item, KvView, Queries, attend, attention_probs};
 use crate::kernels::rope;
-use crate::sites::SiteId;
+use crate::sites::{Captured, SiteId};
 
 /// `softmax(q kᵀ · scale) v`, then a projection (Vaswani et al. 2017); query heads share the heads of keys
 /// and values in groups (Ainslie et al. 2023).
@@ -112,7 +112,7 @@ impl Attention {
             let rows: Vec<u32> = pass.wanted().iter().map(|&row| row as u32).collect();
             self.turn(pass, &mut q, 0, self.heads.heads, &rows);
             pass.narrow();
-            self.attend(pass, q)
+            self.attend(pass, q)?
         } else {
             let mut qkv = self.qkv.forward(pass, x);
             self.turn(pass, &mut qkv, 0, self.heads.heads, &every);
@@ -122,15 +122,15 @@ impl Attention {
                 (self.sites.k, inner, kv_inner),
                 (self.sites.v, inner + kv_inner, kv_inner),
             ] {
-                pass.site_of_columns(site, &qkv, start, width);
+                pass.site_of_columns(site, &qkv, start, width)?;
             }
             self.store(pass, &qkv, inner);
-            self.attend(pass, qkv)
+            self.attend(pass, qkv)?
         };
-        pass.site(self.sites.heads, &context);
+        pass.site(self.sites.heads, &context)?;
         let y = self.output.forward(pass, &context);
         pass.give(context);
-        pass.site(self.sites.output, &y);
+        pass.site(self.sites.output, &y)?;
         Ok(y)
     }
 
@@ -154,7 +154,7 @@ impl Attention {
     }
 
     /// `[rows, heads · head_dim]` of what the queries, which begin each row of `q`, attend to.
-    fn attend(&self, pass: &mut Pass<'_>, q: Rows) -> Rows {
+    fn attend(&self, pass: &mut Pass<'_>, q: Rows) -> Result<Rows> {
         let mut context = pass.take(q.rows, self.heads.heads * self.heads.head_dim);
         let queries = Queries { data: &q.values, stride: q.width, offset: 0 };
         let captured = {
@@ -164,13 +164,13 @@ impl Attention {
             let items: Vec<Item<'_>> =
                 pass.segments.iter().zip(&views).map(|(segment, kv)| self.item(segment, kv)).collect();
             attend(self.heads, &items, queries, &mut context.values);
-            self.capture(pass, &items, queries)
+            self.capture(pass, &items, queries)?
         };
-        for (site, shape, values) in captured {
-            pass.site_of(site, &shape, &values);
+        for seen in captured {
+            pass.site_of(seen.site, &seen.shape, &seen.values)?;
         }
         pass.give(q);
-        context
+        Ok(context)
     }
 
     fn item<'a>(&self, segment: &Segment, kv: &'a [KvView<'a>]) -> Item<'a> {
@@ -199,12 +199,7 @@ impl Attention {
     }
 
     /// Scores and probabilities of each sequence, `[heads, rows, keys]`, if a hook wants them.
-    fn capture(
-        &self,
-        pass: &Pass<'_>,
-        items: &[Item<'_>],
-        queries: Queries<'_>,
-    ) -> Vec<(SiteId, [usize; 3], Vec<f32>)> {
+    fn capture(&self, pass: &Pass<'_>, items: &[Item<'_>], queries: Queries<'_>) -> Result<Vec<Captured>> {
         let mut captured = Vec::new();
         for (site, is_scores) in [(self.sites.scores, true), (self.sites.probs, false)] {
             if !pass.wants(site) {
@@ -212,14 +207,16 @@ impl Attention {
             }
             for item in items {
                 let shape = [self.heads.heads, item.rows, item.kv_len];
-                let mut values = vec![0.0; shape.iter().product()];
+                let len = shape.iter().product();
+                let mut values = room(len, "what is captured")?;
+                values.resize(len, 0.0);
                 let (scores, probs) =
                     if is_scores { (Some(&mut values[..]), None) } else { (None, Some(&mut values[..])) };
                 attention_probs(self.heads, item, queries, scores, probs);
-                captured.push((site, shape, values));
+                captured.push(Captured { site, shape: shape.to_vec(), values });
             }
         }
-        captured
+        Ok(captured)
     }
 }
 

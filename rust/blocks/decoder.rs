@@ -48,7 +48,7 @@ impl Decoder {
 
     /// `tokens [rows]` to the logits of the wanted rows, `[wanted, vocab_size]`.
     pub fn forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Result<Rows> {
-        let x = self.embed.forward(pass, tokens);
+        let x = self.embed.forward(pass, tokens)?;
         let layered = self.layers.forward(pass, &x)?;
         pass.give(x);
         let normed = self.norm.forward(pass, &layered)?;

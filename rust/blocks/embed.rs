@@ -45,7 +45,7 @@ impl Embed {
     }
 
     /// `tokens [rows]` to `[rows, width]`; every token is less than `vocab_size`, every position known.
-    pub fn forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Rows {
+    pub fn forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Result<Rows> {
         let mut x = pass.take(tokens.len(), self.width);
         for (row, &token) in x.values.chunks_exact_mut(self.width).zip(tokens) {
             match self.tokens {
@@ -59,7 +59,7 @@ impl Embed {
                 row.iter_mut().zip(embedding).for_each(|(x, e)| *x += e);
             }
         }
-        pass.site(self.output, &x);
-        x
+        pass.site(self.output, &x)?;
+        Ok(x)
     }
 }

@@ -33,14 +33,14 @@ impl Mlp {
         })
     }
 
-    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Rows {
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
         let mut hidden = self.up.forward(pass, x);
         apply(self.act, &mut hidden.values);
-        pass.site(self.hidden, &hidden);
+        pass.site(self.hidden, &hidden)?;
         let y = self.down.forward(pass, &hidden);
         pass.give(hidden);
-        pass.site(self.output, &y);
-        y
+        pass.site(self.output, &y)?;
+        Ok(y)
     }
 }
 
@@ -72,15 +72,15 @@ impl GatedMlp {
         })
     }
 
-    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Rows {
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
         let gate_up = self.gate_up.forward(pass, x);
         let mut hidden = pass.take(x.rows, self.width);
         gate(self.act, &gate_up.values, self.width, &mut hidden.values);
         pass.give(gate_up);
-        pass.site(self.hidden, &hidden);
+        pass.site(self.hidden, &hidden)?;
         let y = self.down.forward(pass, &hidden);
         pass.give(hidden);
-        pass.site(self.output, &y);
-        y
+        pass.site(self.output, &y)?;
+        Ok(y)
     }
 }

@@ -80,11 +80,11 @@ impl Block {
             Block::Serial(blocks) => forward_all(blocks, pass, x),
             Block::Residual(block) => block.forward(pass, x),
             Block::Repeat(block) => block.forward(pass, x),
-            Block::LayerNorm(block) => Ok(block.forward(pass, x)),
-            Block::RmsNorm(block) => Ok(block.forward(pass, x)),
+            Block::LayerNorm(block) => block.forward(pass, x),
+            Block::RmsNorm(block) => block.forward(pass, x),
             Block::Attention(block) => block.forward(pass, x),
-            Block::Mlp(block) => Ok(block.forward(pass, x)),
-            Block::GatedMlp(block) => Ok(block.forward(pass, x)),
+            Block::Mlp(block) => block.forward(pass, x),
+            Block::GatedMlp(block) => block.forward(pass, x),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
+use crate::error::Result;
 use crate::kernels::{layer_norm, rms_norm};
 use crate::parameters::VectorId;
 use crate::sites::SiteId;
@@ -24,12 +25,12 @@ impl LayerNorm {
         }
     }
 
-    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Rows {
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
         let mut y = pass.take(x.rows, x.width);
         let bias = self.bias.map(|bias| pass.params.vector(bias));
         layer_norm(&x.values, x.width, pass.params.vector(self.weight), bias, self.eps, &mut y.values);
-        pass.site(self.output, &y);
-        y
+        pass.site(self.output, &y)?;
+        Ok(y)
     }
 }
 
@@ -45,10 +46,10 @@ impl RmsNorm {
         RmsNorm { weight: builder.vector("weight", width), eps, output: builder.site("") }
     }
 
-    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Rows {
+    pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
         let mut y = pass.take(x.rows, x.width);
         rms_norm(&x.values, x.width, pass.params.vector(self.weight), self.eps, &mut y.values);
-        pass.site(self.output, &y);
-        y
+        pass.site(self.output, &y)?;
+        Ok(y)
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::blocks::builder::RopeId;
 use crate::blocks::spec::RopeSpec;
 use crate::cache::KvPool;
+use crate::error::Result;
 use crate::parameters::Parameters;
 use crate::sites::{Hook, SiteId};
 use crate::step::SeqId;
@@ -148,23 +149,25 @@ impl<'a> Pass<'a> {
     }
 
     /// Shows rows to the hook, if it wants the site.
-    pub fn site(&mut self, site: SiteId, x: &Rows) {
-        self.site_of(site, &[x.rows, x.width], &x.values);
+    pub fn site(&mut self, site: SiteId, x: &Rows) -> Result<()> {
+        self.site_of(site, &[x.rows, x.width], &x.values)
     }
 
     /// Shows some columns of rows to the hook, if it wants the site.
-    pub fn site_of_columns(&mut self, site: SiteId, x: &Rows, start: usize, width: usize) {
+    pub fn site_of_columns(&mut self, site: SiteId, x: &Rows, start: usize, width: usize) -> Result<()> {
         if self.wants(site) {
             let columns: Vec<f32> =
                 x.values.chunks_exact(x.width).flat_map(|row| &row[start..][..width]).copied().collect();
-            self.site_of(site, &[x.rows, width], &columns);
+            self.site_of(site, &[x.rows, width], &columns)?;
         }
+        Ok(())
     }
 
     /// Shows values of any shape to the hook, if it wants the site.
-    pub fn site_of(&mut self, site: SiteId, shape: &[usize], values: &[f32]) {
-        if let Some(hook) = self.hook.as_deref_mut().filter(|hook| hook.wants(site)) {
-            hook.visit(site, shape, values);
+    pub fn site_of(&mut self, site: SiteId, shape: &[usize], values: &[f32]) -> Result<()> {
+        match self.hook.as_deref_mut().filter(|hook| hook.wants(site)) {
+            Some(hook) => hook.visit(site, shape, values),
+            None => Ok(()),
         }
     }
 

@@ -35,7 +35,7 @@ impl Repeat {
         for layer in &self.copies {
             interrupt::check()?;
             let next = layer.block.forward(pass, latest.as_ref().unwrap_or(x))?;
-            pass.site(layer.output, &next);
+            pass.site(layer.output, &next)?;
             if let Some(done) = latest.replace(next) {
                 pass.give(done);
             }

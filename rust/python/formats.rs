@@ -8,7 +8,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, room};
 use crate::formats::metadata::Kind;
 use crate::formats::{Array, Gguf, TensorSource, Value, safetensors};
 use crate::interrupt;
@@ -168,8 +168,7 @@ fn read_all(source: &dyn TensorSource, name: &str) -> Result<Vec<f32>> {
     let info = source.info(name)?;
     let (rows, row_len) = (info.rows(), info.row_len());
     let count = rows * row_len;
-    let mut values = Vec::new();
-    values.try_reserve_exact(count).map_err(|_| Error::Memory { what: name.to_owned(), bytes: 4 * count })?;
+    let mut values = room(count, name)?;
     values.resize(count, 0.0);
     let step = (PIECE / row_len.max(1)).max(1);
     let mut row = 0;

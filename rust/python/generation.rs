@@ -152,6 +152,8 @@ impl Drop for PyGeneration {
 }
 
 /// A model that is locked for each call alone, so that a Python callback in between may use it, too.
+///
+/// Where a fork has left the model locked, sequences are made and dropped in name only, and `forward` says why.
 struct Shared<'a>(&'a PyModel);
 
 impl Step for Shared<'_> {
@@ -164,27 +166,27 @@ impl Step for Shared<'_> {
     }
 
     fn start(&mut self) -> SeqId {
-        self.0.with_step(|step| step.start())
+        self.0.with_step(|step| step.start()).unwrap_or(SeqId(0))
     }
 
     fn len(&self, seq: SeqId) -> usize {
-        self.0.with_step(|step| step.len(seq))
+        self.0.with_step(|step| step.len(seq)).unwrap_or(0)
     }
 
     fn fork(&mut self, seq: SeqId) -> SeqId {
-        self.0.with_step(|step| step.fork(seq))
+        self.0.with_step(|step| step.fork(seq)).unwrap_or(seq)
     }
 
     fn truncate(&mut self, seq: SeqId, len: usize) {
-        self.0.with_step(|step| step.truncate(seq, len))
+        let _ = self.0.with_step(|step| step.truncate(seq, len));
     }
 
     fn release(&mut self, seq: SeqId) {
-        self.0.with_step(|step| step.release(seq))
+        let _ = self.0.with_step(|step| step.release(seq));
     }
 
     fn forward(&mut self, work: &[Work<'_>], logits: &mut Vec<f32>) -> Result<()> {
-        self.0.with_step(|step| step.forward(work, logits))
+        self.0.with_step(|step| step.forward(work, logits))?
     }
 }
 

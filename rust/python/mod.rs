@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 pub mod formats;
 pub mod generation;
+mod locked;
 pub mod model;
 pub mod ops;
 pub mod tokenizer;

@@ -1,13 +1,13 @@
 //! The compiled model for Python.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::formats::source;
+use super::locked::Locked;
 use crate::error::{Error, Result};
 use crate::model::{CHUNK, Model};
 use crate::parameters::View;
@@ -18,7 +18,7 @@ use crate::threads;
 /// A compiled model, its parameters, and its pool of keys and values. Calls on one model queue.
 #[pyclass(name = "Model", module = "llmcore._core", frozen)]
 pub struct PyModel {
-    model: Mutex<Model>,
+    model: Locked<Model>,
     pub(super) threads: Option<usize>,
     pub(super) vocab_size: usize,
     pub(super) max_positions: usize,
@@ -27,17 +27,18 @@ pub struct PyModel {
 impl PyModel {
     /// Runs `job` on the model as a search sees it. The caller must not hold the GIL: whoever has the
     /// model may be waiting for it.
-    pub fn with_step<R>(&self, job: impl FnOnce(&mut dyn Step) -> R) -> R {
-        threads::with_limit(self.threads, || job(&mut *self.lock()))
+    ///
+    /// Errors: see [`Locked::lock`].
+    pub fn with_step<R>(&self, job: impl FnOnce(&mut dyn Step) -> R) -> Result<R> {
+        let mut model = self.model.lock("model")?;
+        Ok(threads::with_limit(self.threads, || job(&mut *model)))
     }
 
-    fn run<R: Send>(&self, py: Python<'_>, job: impl FnOnce(&mut Model) -> R + Send) -> R {
-        py.detach(|| threads::with_limit(self.threads, || job(&mut self.lock())))
-    }
-
-    /// A panic of an earlier call leaves a model that is whole: no sequence changes before a pass has ended.
-    fn lock(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn run<R: Send>(&self, py: Python<'_>, job: impl FnOnce(&mut Model) -> Result<R> + Send) -> PyResult<R> {
+        Ok(py.detach(|| {
+            let mut model = self.model.lock("model")?;
+            threads::with_limit(self.threads, || job(&mut model))
+        })?)
     }
 }
 
@@ -68,7 +69,7 @@ impl PyModel {
             threads::with_limit(threads, || Model::load(description, &*tensors, &views, max_positions))
         })?;
         let (vocab_size, max_positions) = (model.vocab_size(), model.max_positions());
-        Ok(PyModel { model: Mutex::new(model), threads, vocab_size, max_positions })
+        Ok(PyModel { model: Locked::new(model), threads, vocab_size, max_positions })
     }
 
     #[getter]
@@ -82,25 +83,25 @@ impl PyModel {
     }
 
     /// The paths of all sites, in the order of execution.
-    fn sites(&self, py: Python<'_>) -> Vec<String> {
-        self.run(py, |model| model.sites().paths().to_vec())
+    fn sites(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.run(py, |model| Ok(model.sites().paths().to_vec()))
     }
 
     /// The paths and shapes of all parameters.
-    fn parameters(&self, py: Python<'_>) -> Vec<(String, Vec<usize>)> {
+    fn parameters(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<usize>)>> {
         self.run(py, |model| {
-            model.parameters().params().iter().map(|p| (p.path.clone(), p.shape.clone())).collect()
+            Ok(model.parameters().params().iter().map(|p| (p.path.clone(), p.shape.clone())).collect())
         })
     }
 
     /// Bytes that the packed parameters take.
-    fn weight_bytes(&self, py: Python<'_>) -> usize {
-        self.run(py, |model| model.parameters().bytes())
+    fn weight_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.run(py, |model| Ok(model.parameters().bytes()))
     }
 
     /// Bytes of keys and values that one position of a sequence takes.
-    fn kv_bytes_per_position(&self, py: Python<'_>) -> usize {
-        self.run(py, |model| model.cache_bytes_per_position())
+    fn kv_bytes_per_position(&self, py: Python<'_>) -> PyResult<usize> {
+        self.run(py, |model| Ok(model.cache_bytes_per_position()))
     }
 
     /// The logits `[tokens, vocab_size]` of each sequence in one pass, and by path what the sites named in

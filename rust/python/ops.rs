@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as UnknownName, StrDeserializer};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, room};
 use crate::interrupt;
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{
@@ -242,13 +242,10 @@ impl Arrays<'_> {
         let Heads { heads, kv_heads, head_dim, .. } = self.heads;
         let blocks = self.kv_len.div_ceil(BLOCK);
         let size = BLOCK * head_dim;
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for pool in [&mut keys, &mut values] {
-            let floats = kv_heads * blocks * size;
-            let memory = |_| Error::Memory { what: "keys and values".into(), bytes: 4 * floats };
-            pool.try_reserve_exact(floats).map_err(memory)?;
-            pool.resize(floats, f32::NAN);
-        }
+        let floats = kv_heads * blocks * size;
+        let (mut keys, mut values) = (room(floats, "keys")?, room(floats, "values")?);
+        keys.resize(floats, f32::NAN);
+        values.resize(floats, f32::NAN);
         for i in 0..self.batch {
             interrupt::check()?;
             for position in 0..self.kv_len {
