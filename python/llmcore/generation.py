@@ -64,7 +64,7 @@ class Options:
 
     Sampling:
         do_sample: Whether tokens are drawn. A call that names a sampling option implies it, one that names
-            an option of beam search rules it out, unless it says.
+            an option of beam search (and none of sampling but `seed`) rules it out, unless it says.
         temperature: Divides the logits; above 0.
         top_k: Keeps the k likeliest tokens, and ties; 0 keeps all.
         top_p: Keeps the likeliest tokens that together have this probability.
@@ -148,9 +148,11 @@ class Options:
         if given.keys() & {"max_new_tokens", "max_length"}:
             base.pop("max_new_tokens", None)
             base.pop("max_length", None)
-        if given.keys() & _SAMPLING:
+        beams = given.keys() & _BEAMS
+        # A seed may always be given: it chooses no search where beams are named.
+        if given.keys() & (_SAMPLING - {"seed"} if beams else _SAMPLING):
             base["do_sample"] = True
-        elif given.keys() & _BEAMS:
+        elif beams:
             base["do_sample"] = False
         if not {**base, **given}.get("do_sample"):
             base = {name: value for name, value in base.items() if name not in _SAMPLING}

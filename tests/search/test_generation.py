@@ -43,6 +43,9 @@ def test_naming_an_option_of_one_search_chooses_it():
     assert not Options.resolve({"top_p": 0.9, "do_sample": False}, {}).do_sample
     assert not Options.resolve({}, {"top_p": 0.9}).do_sample
     assert not Options.resolve({"num_beams": 4}, {"do_sample": True}).do_sample
+    assert Options.resolve({"seed": 1}, {}).do_sample
+    assert not Options.resolve({"num_beams": 4, "seed": 1}, {"do_sample": True}).do_sample
+    assert Options.resolve({"num_beams": 4, "seed": 1, "top_k": 9}, {}).do_sample
 
 
 @pytest.mark.parametrize(
