@@ -193,6 +193,14 @@ def test_a_failure_is_1_with_one_line(run, monkeypatch, error, line):
     assert run("generate", "p").exception is error
 
 
+@pytest.mark.parametrize("arguments", [("info",), ("--version",)])
+def test_a_failing_import_is_1_with_one_line(arguments):
+    process = spawn(*arguments, env={"LLMCORE_ISA": "nonsense"})
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, b"")
+    assert errors.startswith(b'llmcore: LLMCORE_ISA: found "nonsense", expected') and errors.count(b"\n") == 1
+
+
 def test_ctrl_c_is_130(run):
     run.model = FakeModel(["a", KeyboardInterrupt()])
     result = run("generate", "p")

@@ -11,10 +11,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from llmcore._core import __version__
-
 if TYPE_CHECKING:
     from llmcore import ops
+    from llmcore._core import __version__
     from llmcore.hf import (
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -52,6 +51,7 @@ _HOMES = {
     "Model": "model",
     "Score": "model",
     "Tokenizer": "tokenizer",
+    "__version__": "_core",
     "load": "model",
     "ops": "ops",
 }
