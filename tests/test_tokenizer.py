@@ -46,7 +46,7 @@ def test_a_folder_names_roles_and_template(gpt2_folder: Path, tmp_path: Path) ->
     folder = tmp_path / "model"
     gpt2_files.write_gpt2_tokenizer(folder)
     config = {
-        "bos_token": {"content": "<|im_start|>"},
+        "bos_token": {"content": "<|endoftext|>"},
         "eos_token": "<|endoftext|>",
         "unk_token": None,
         "add_bos_token": True,
@@ -55,9 +55,9 @@ def test_a_folder_names_roles_and_template(gpt2_folder: Path, tmp_path: Path) ->
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "config.json").write_text(json.dumps({"pad_token_id": 3, "unk_token_id": 4}))
     tokenizer = Tokenizer.from_folder(folder)
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_ids, tokenizer.pad_token_id) == (50257, [50256], 3)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_ids, tokenizer.pad_token_id) == (50256, [50256], 3)
     assert tokenizer.unk_token_id is None
-    assert tokenizer.encode("I<|im_start|>") == [50257, 40, 50257]
+    assert tokenizer.encode("I<|endoftext|>") == [50256, 40, 50256]
     assert tokenizer.encode("I", add_special_tokens=False) == [40]
     assert tokenizer.chat_template == "d"
     (folder / "chat_template.jinja").write_text("j")
@@ -136,6 +136,9 @@ def test_wrong_arguments_are_named(gpt2: Tokenizer, tmp_path: Path) -> None:
         gpt2.encode(b"\xff", with_offsets=True)
     with pytest.raises(FileNotFoundError):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
+    (tmp_path / "x.tiktoken").write_bytes(b"IQ== 0")
+    with pytest.raises(ValueError, match=r"x\.tiktoken: pattern: found none given, expected one of gpt2"):
+        Tokenizer.from_file(tmp_path / "x.tiktoken")
     (tmp_path / "tokenizer.model").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"tokenizer.model"):
         Tokenizer.from_file(tmp_path / "tokenizer.model")
@@ -266,12 +269,33 @@ def test_wrong_merges_name_their_line(lines: str, tmp_path: Path) -> None:
         Tokenizer.from_file(tmp_path / "vocab.json")
 
 
+@pytest.mark.parametrize("role", ["bos", "eos", "unk"])
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_role_of_no_token_is_an_error(file: str, role: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(PLAIN))
+    (tmp_path / file).write_text(json.dumps({f"{role}_token": "<nope>", "pad_token": "<nope>"}))
+    message = rf'{file}: {role}_token: found "<nope>", expected a token of the vocabulary of tokenizer\.json'
+    with pytest.raises(ValueError, match=message):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_padding_may_be_new_and_what_a_class_assumes_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(PLAIN))
+    size = Tokenizer.from_folder(tmp_path).vocab_size
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPT2Tokenizer", "pad_token": "[PAD]"})
+    )
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert (tokenizer.pad_token_id, tokenizer.vocab_size) == (size, size + 1)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_ids, tokenizer.unk_token_id) == (None, [], None)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "field"),
     [
         ("tokenizer_config.json", {"eos_token": 3}, "eos_token"),
         ("tokenizer_config.json", {"add_bos_token": "yes"}, "add_bos_token"),
-        ("tokenizer_config.json", {"add_bos_token": True}, "add_bos_token"),
+        ("tokenizer_config.json", {"add_bos_token": True}, r"tokenizer_config\.json: add_bos_token"),
         ("tokenizer_config.json", {"chat_template": 3}, "chat_template"),
         ("tokenizer_config.json", [], "object"),
         ("config.json", {"eos_token_id": "x"}, "eos_token_id"),

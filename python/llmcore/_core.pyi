@@ -127,6 +127,7 @@ class Tokenizer:
         eos_tokens: Sequence[str | int] = ...,
         unk_token: str | int | None = None,
         pad_token: str | int | None = None,
+        assumed: Sequence[str] = ...,
         add_bos: bool | None = None,
         add_eos: bool | None = None,
     ) -> Self: ...

@@ -61,10 +61,11 @@ class Tokenizer(_core.Tokenizer):
 
         `tokenizer.json`, or else `vocab.json` and `merges.txt`; `tokenizer_config.json`,
         `special_tokens_map.json`, `added_tokens.json`, `config.json` and `chat_template.jinja` are
-        honoured. Raises as :meth:`from_file` does.
+        honoured. A padding token that the vocabulary lacks is added to it. Raises as :meth:`from_file` does.
         """
         files = TokenizerFolder(folder)
-        tokenizer = cls(files.path, **files.settings())
+        with files.named_in_errors():
+            tokenizer = cls(files.path, **files.settings())
         tokenizer.chat_template = files.chat_template()
         return tokenizer
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +58,7 @@ class TokenizerFolder:
         if not self.path.exists():
             raise FileNotFoundError(f"{self.folder}: found neither tokenizer.json nor vocab.json")
         self.config = self._read("tokenizer_config.json")
+        self.special = self._read("special_tokens_map.json")
         self.model_config = self._read("config.json")
 
     def settings(self) -> dict[str, Any]:
@@ -76,6 +79,17 @@ class TokenizerFolder:
             settings["pattern"], settings["nfc"] = known.pattern, known.nfc
             settings["added_tokens"] = self._added_tokens()
         return settings
+
+    @contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Lets the tokenizer's errors about its settings begin with the file that says them."""
+        try:
+            yield
+        except ValueError as error:
+            field = str(error).partition(":")[0]
+            if field not in self.config and field not in self.special:
+                raise
+            raise ValueError(f"{self.folder / self._saying(field)}: {error}") from None
 
     def chat_template(self) -> str | None:
         """chat_template.jinja, or else the template in tokenizer_config.json (the one named "default", if
@@ -101,14 +115,15 @@ class TokenizerFolder:
     def _roles(self) -> dict[str, Any]:
         """Tokens with a role, as the first of these says that names it: tokenizer_config.json,
         special_tokens_map.json, the ids in config.json, the class of the tokenizer."""
-        tokens = self._read("special_tokens_map.json") | self.config
+        tokens = self.special | self.config
         known = self._class()
+        assumed = []
         found: dict[str, list[str | int]] = {}
         for role in ROLES:
             key = f"{role}_token"
             if key in tokens:
                 token = tokens[key]
-                found[role] = [] if token is None else [self._content("tokenizer_config.json", key, token)]
+                found[role] = [] if token is None else [self._content(self._saying(key), key, token)]
             elif self.model_config.get(f"{key}_id") is not None:
                 ids = self.model_config[f"{key}_id"]
                 ids = ids if isinstance(ids, list) else [ids]
@@ -117,8 +132,13 @@ class TokenizerFolder:
                 found[role] = [id for id in ids if id >= 0]
             elif known is not None and role in known.roles:
                 found[role] = [known.roles[role]]
+                assumed.append(known.roles[role])
         one = {f"{role}_token": named[0] for role, named in found.items() if named and role != "eos"}
-        return one | {"eos_tokens": found.get("eos", [])}
+        return one | {"eos_tokens": found.get("eos", []), "assumed": assumed}
+
+    def _saying(self, field: str) -> str:
+        """The file that says which token has a role."""
+        return "tokenizer_config.json" if field in self.config else "special_tokens_map.json"
 
     def _added_tokens(self) -> list[NewToken]:
         """What tokenizer.json would list, where it is missing."""

@@ -26,6 +26,8 @@ pub struct Settings {
     pub eos_tokens: Vec<Role>,
     pub unk_token: Option<Role>,
     pub pad_token: Option<Role>,
+    /// Those among the tokens above that go without a role where the vocabulary lacks them.
+    pub assumed: Vec<String>,
     /// Whether a text begins with the bos token, in place of what the file says.
     pub add_bos: Option<bool>,
     /// Whether a text ends with the eos token.
@@ -35,7 +37,8 @@ pub struct Settings {
 /// A token that is given a role.
 #[derive(Clone, Debug)]
 pub enum Role {
-    /// By its spelling; it is added if the vocabulary lacks it.
+    /// By its spelling. The vocabulary must have it, unless it is for padding: no model ever sees that, so
+    /// that it is added.
     Token(String),
     /// By its id, as a model's configuration names it; an id that the vocabulary lacks has no role.
     Id(u64),
@@ -71,13 +74,13 @@ impl Tokenizer {
             settings.without_pattern(path)?;
             gguf::from_file(FileBytes::map(path)?)?
         } else if extension == "tiktoken" {
-            tiktoken::from_slice(path, &FileBytes::map(path)?, settings.splits(None)?)?
+            tiktoken::from_slice(path, &FileBytes::map(path)?, settings.splits(path, None)?)?
         } else if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with("vocab.json")) {
             let merges = path.with_file_name(
                 path.file_name().unwrap_or_default().to_string_lossy().replace("vocab.json", "merges.txt"),
             );
             let (vocab, lines) = (FileBytes::map(path)?, FileBytes::map(&merges)?);
-            vocab_merges::from_slices(path, &vocab, &merges, &lines, settings.splits(Some("gpt2"))?)?
+            vocab_merges::from_slices(path, &vocab, &merges, &lines, settings.splits(path, Some("gpt2"))?)?
         } else if extension == "json" {
             settings.without_pattern(path)?;
             json::from_slice(path, &FileBytes::map(path)?)?
@@ -118,10 +121,10 @@ impl Settings {
     }
 
     /// The pre-tokenisation that the pattern, or else `default`, stands for.
-    fn splits(&self, default: Option<&str>) -> Result<Vec<Split>> {
+    fn splits(&self, path: &Path, default: Option<&str>) -> Result<Vec<Split>> {
         match self.pattern.as_deref().or(default) {
             Some(pattern) => Ok(vec![named_or_regex(pattern, false)?]),
-            None => Err(Error::argument("pattern", "None", known_patterns())),
+            None => Err(Error::file(path, "pattern", "none given", known_patterns())),
         }
     }
 
@@ -130,34 +133,45 @@ impl Settings {
             parts.add_token(path, token.clone(), *id)?;
         }
         // A token with a role is special even where no list says so.
-        let named = [&self.bos_token, &self.unk_token, &self.pad_token].into_iter().flatten();
-        for role in named.chain(&self.eos_tokens) {
-            match role {
-                Role::Token(token) if parts.added.iter().all(|added| added.content != *token) => {
-                    parts.add_token(path, AddedToken::new(0, token, true), None)?;
-                }
-                _ => {}
+        let spelled = |role: &Role| match role {
+            Role::Token(token) => Some(token.clone()),
+            Role::Id(_) => None,
+        };
+        let others = [&self.bos_token, &self.unk_token].into_iter().flatten().chain(&self.eos_tokens);
+        let others: Vec<String> = others.filter_map(spelled).collect();
+        let pad = self.pad_token.as_ref().and_then(spelled);
+        let pad_may_be_new = pad.iter().all(|pad| !others.contains(pad) && !self.assumed.contains(pad));
+        let may_be_new =
+            others.iter().map(|token| (token, false)).chain(pad.iter().map(|p| (p, pad_may_be_new)));
+        for (token, may_be_new) in may_be_new {
+            let listed = parts.added.iter().any(|added| added.content == *token);
+            if !listed && (may_be_new || parts.vocab.id(token).is_some()) {
+                parts.add_token(path, AddedToken::new(0, token, true), None)?;
             }
         }
         Ok(())
     }
 
     fn set_roles(&self, path: &Path, parts: &mut Parts) -> Result<()> {
+        let file = path.file_name().unwrap_or_default().display();
         let id = |key: &str, role: &Role| match role {
             Role::Token(token) => match parts.vocab.id(token) {
-                Some(id) => Ok(Some(id)),
-                None => Err(Error::file(path, key, format!("{token:?}"), "a token of the vocabulary")),
+                None if !self.assumed.contains(token) => {
+                    let expected = format!("a token of the vocabulary of {file}");
+                    Err(Error::argument(key, format!("{token:?}"), expected))
+                }
+                id => Ok(id),
             },
             Role::Id(id) => Ok(u32::try_from(*id).ok().filter(|id| parts.vocab.token(*id).is_some())),
         };
         let find = |key: &str, role: &Option<Role>| role.as_ref().map_or(Ok(None), |role| id(key, role));
         let bos = find("bos_token", &self.bos_token)?;
         let unk = find("unk_token", &self.unk_token)?;
-        let pad = find("pad_token", &self.pad_token)?;
         let mut eos = Vec::new();
         for role in &self.eos_tokens {
             eos.extend(id("eos_token", role)?);
         }
+        let pad = find("pad_token", &self.pad_token)?;
         let roles = &mut parts.roles;
         roles.bos = bos.or(roles.bos);
         roles.unk = unk.or(roles.unk);
@@ -165,7 +179,7 @@ impl Settings {
         roles.eos.retain(|other| !eos.contains(other));
         roles.eos.splice(0..0, eos);
         let needed = |key: &str, id: Option<u32>| {
-            id.ok_or_else(|| Error::file(path, key, "true, and no such token", "false, or the token"))
+            id.ok_or_else(|| Error::argument(key, "true, and no such token", "false, or the token"))
         };
         match self.add_bos {
             Some(true) => {

@@ -173,11 +173,12 @@ impl PyTokenizer {
     /// `pattern`, `nfc`: pre-tokenisation and normalisation, for the formats that do not say.
     /// `json`: the text of a tokenizer.json to read instead; `path` then serves the errors.
     /// `added_tokens`: `(content, id or None, special, normalized, lstrip, rstrip, single_word)`.
-    /// `bos_token` … `add_eos`: what overrides the file.
+    /// `bos_token` … `add_eos`: what overrides the file; a token that the vocabulary lacks is added for padding,
+    /// has no role if it is one of `assumed`, and is else a ValueError.
     #[new]
     #[pyo3(signature = (
         path, *, json=None, pattern=None, nfc=false, added_tokens=Vec::new(), bos_token=None, eos_tokens=Vec::new(),
-        unk_token=None, pad_token=None, add_bos=None, add_eos=None
+        unk_token=None, pad_token=None, assumed=Vec::new(), add_bos=None, add_eos=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "named in Python")]
     fn new(
@@ -191,6 +192,7 @@ impl PyTokenizer {
         eos_tokens: Vec<Role>,
         unk_token: Option<Role>,
         pad_token: Option<Role>,
+        assumed: Vec<String>,
         add_bos: Option<bool>,
         add_eos: Option<bool>,
     ) -> PyResult<Self> {
@@ -201,8 +203,18 @@ impl PyTokenizer {
                 (token, id)
             })
             .collect();
-        let settings =
-            Settings { pattern, nfc, added, bos_token, eos_tokens, unk_token, pad_token, add_bos, add_eos };
+        let settings = Settings {
+            pattern,
+            nfc,
+            added,
+            bos_token,
+            eos_tokens,
+            unk_token,
+            pad_token,
+            assumed,
+            add_bos,
+            add_eos,
+        };
         let tokenizer = py.detach(|| match &json {
             Some(json) => {
                 let parts = json::from_slice(&path, json.as_bytes())?;
