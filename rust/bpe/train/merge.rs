@@ -112,7 +112,7 @@ struct Neighbour {
     count: i64,
 }
 
-/// The state of the search. `next` gives the merges.
+/// The state of the search. `run` finds the merges.
 pub struct Merger {
     words: Words,
     known: Vec<Known>,
@@ -132,9 +132,12 @@ const NONE: u32 = u32::MAX;
 
 impl Merger {
     /// Starts with the pieces' bytes as symbols.
-    pub fn new(counts: &Counts, symbol_of: &[u32; 256]) -> Result<Self> {
+    pub fn new(counts: Counts, symbol_of: &[u32; 256]) -> Result<Self> {
+        let words = Words::new(&counts, symbol_of)?;
+        // The tables are not needed beside the pairs.
+        drop(counts);
         let mut merger = Merger {
-            words: Words::new(counts, symbol_of)?,
+            words,
             known: Vec::new(),
             place_of: FxHashMap::default(),
             queue: BinaryHeap::new(),

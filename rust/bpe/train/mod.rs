@@ -9,6 +9,8 @@ mod count;
 mod file;
 mod merge;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use rustc_hash::FxHashMap;
@@ -19,10 +21,9 @@ use super::alphabet;
 use super::load::named_or_regex;
 use super::pretokenize::Split;
 use crate::error::{Error, Result};
-use crate::formats::FileBytes;
 
-/// So much of a file is counted between two reports.
-const STEP_BYTES: usize = 1 << 23;
+/// So much of a file is read and counted at a time.
+const STEP_BYTES: usize = 1 << 21;
 
 /// Counts texts, then makes a vocabulary.
 pub struct Trainer {
@@ -74,21 +75,32 @@ impl Trainer {
     /// Counts the pieces of a file of UTF-8, each line of which is a document, the line break included.
     /// `report` is called with the number of bytes that have been counted.
     pub fn add_file(&mut self, path: &Path, mut report: impl FnMut(usize) -> Result<()>) -> Result<()> {
-        let file = FileBytes::map(path)?;
+        let failed = |error| Error::io(path, error);
+        let mut file = File::open(path).map_err(failed)?;
+        // What has been read and not counted, and where in the file that begins.
+        let mut bytes = Vec::with_capacity(2 * STEP_BYTES);
         let mut start = 0;
-        while start < file.len() {
-            let rest = &file[start..];
-            let line_break = rest.iter().skip(STEP_BYTES).position(|&byte| byte == b'\n');
-            let step = &rest[..line_break.map_or(rest.len(), |at| STEP_BYTES + at + 1)];
-            let text = std::str::from_utf8(step).map_err(|error| {
+        loop {
+            let before = bytes.len();
+            let read = file.by_ref().take(STEP_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
+            let line_break = bytes[before..].iter().rposition(|&byte| byte == b'\n');
+            let lines = match line_break {
+                _ if read == 0 => bytes.len(),
+                Some(at) => before + at + 1,
+                None => continue,
+            };
+            let text = std::str::from_utf8(&bytes[..lines]).map_err(|error| {
                 let at = start + error.valid_up_to();
                 Error::file(path, format!("byte {at}"), "bytes that are not UTF-8", "UTF-8")
             })?;
             self.counter.add(&[text], Texts::Lines)?;
-            start += step.len();
+            start += lines;
+            bytes.drain(..lines);
             report(start)?;
+            if read == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Makes the vocabulary. `report` is called with its size after each merge.
@@ -112,7 +124,7 @@ impl Trainer {
             return Err(Error::argument("vocab_size", wanted.vocab_size, expected));
         }
         let mut merges = Vec::new();
-        let mut merger = Merger::new(&self.counter.finish(), &symbol_of)?;
+        let mut merger = Merger::new(self.counter.finish(), &symbol_of)?;
         merger.run(wanted.min_frequency, self.max_memory, |left, right| {
             report(names.tokens.len())?;
             if names.tokens.len() >= wanted.vocab_size {
