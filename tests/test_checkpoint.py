@@ -88,6 +88,58 @@ def test_a_folder_without_a_config(llama):
         llmcore.load(llama)
 
 
+@pytest.mark.parametrize(
+    ("pickle", "message"),
+    [
+        (None, r"llama: weights: found none, expected model\.safetensors or model\.safetensors\.index\.json"),
+        ("pytorch_model.bin", r"found only pytorch_model\.bin \(pickles are never read\), expected model"),
+        ("model.pt", r"found only model\.pt \(pickles are never read\)"),
+    ],
+)
+def test_a_folder_without_weights(llama, pickle, message):
+    (llama / "model.safetensors").unlink()
+    if pickle:
+        (llama / pickle).write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        llmcore.load(llama)
+
+
+def test_what_is_not_read_is_said(llama):
+    bias = "model.layers.0.self_attn.q_proj.bias"
+    edit_tensors(llama, lambda tensors: tensors.update({bias: np.zeros(32, np.float32)}))
+    with pytest.warns(UserWarning, match=rf"model\.safetensors: found 1 tensor that nothing reads: {bias}$"):
+        llmcore.load(llama)
+    edit_config(llama, num_hidden_layers=1)
+    with pytest.warns(UserWarning, match=r"found 10 tensors that nothing reads: model\.layers\.0.*, …"):
+        llmcore.load(llama)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.0.self_attn.rotary_emb.inv_freq", "h.0.attn.bias", "transformer.h.0.attn.masked_bias"],
+)
+def test_buffers_are_no_parameters(llama, name):
+    edit_tensors(llama, lambda tensors: tensors.update({name: np.zeros(2, np.float32)}))
+    llmcore.load(llama)
+
+
+@pytest.mark.parametrize("use", ["generate", "score", "chat"])
+def test_text_needs_a_tokenizer(llama, use):
+    model = llmcore.load(llama)
+    argument = [{"role": "user", "content": "x"}] if use == "chat" else "text"
+    with pytest.raises(
+        FileNotFoundError, match=r"neither tokenizer\.json nor vocab\.json; .* needs a tokenizer"
+    ):
+        getattr(model, use)(argument)
+
+
+def test_a_model_says_what_it_is(llama):
+    model = llmcore.load(llama)
+    count = model.info()["parameters"]
+    assert repr(model) == f"<llmcore.Model: llama, {count:,} parameters, from {str(llama)!r}>"
+
+
 def test_a_missing_tensor(llama):
     edit_tensors(llama, lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.weight"))
     with pytest.raises(ValueError, match=r"model\.safetensors.*model\.layers\.1\.mlp\.down_proj\.weight"):
@@ -126,6 +178,8 @@ def test_options_of_load():
         llmcore.load(TINY / "llama", dtype="int3")
     with pytest.raises(ValueError, match="threads: found 0"):
         llmcore.load(TINY / "llama", threads=0)
+    with pytest.raises(TypeError, match="source: found int, expected a path or a name"):
+        llmcore.load(5)
     with pytest.raises(ValueError, match="threads: found '2'"):
         llmcore.load(TINY / "llama", threads="2")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ from llmcore.models import architecture
 from llmcore.models.base import View, errors_name, read_config
 
 __all__ = ["Checkpoint", "open_checkpoint", "read_json"]
+
+
+# What older files keep besides parameters: GPT-2's causal masks, and rotary frequencies.
+_BUFFER = re.compile(r"\.attn\.(masked_)?bias$|\brotary_emb\.inv_freq$|^rope_freqs\.weight$")
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,19 @@ class Checkpoint:
         """The file that `generation` is from."""
         named = self.path / "generation_config.json"
         return named if named.exists() else self.config_file
+
+    @property
+    def weights_file(self) -> Path:
+        """The file that the tensors are from, or that lists where they are."""
+        names = ("model.safetensors", "model.safetensors.index.json")
+        files = [self.path / name for name in names if self.path.is_dir()]
+        return next((file for file in files if file.exists()), self.path)
+
+    def unread(self) -> list[str]:
+        """The tensors that are no parameter of the model, known buffers left aside."""
+        # A head beside tied embeddings is the same matrix again.
+        known = {view.tensor for view in self.views.values()} | {"lm_head.weight"}
+        return [name for name in self.source.names() if name not in known and not _BUFFER.search(name)]
 
     def views_json(self) -> str:
         """The table of views as `_core` takes it."""

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from llmcore.checkpoint import Checkpoint
     from llmcore.tokenizer import Tokenizer
 
-__all__ = ["Completion", "Options", "Piece", "TokenLogprob", "complete", "generate", "stream"]
+__all__ = [
+    "Completion",
+    "Options",
+    "Piece",
+    "TokenLogprob",
+    "complete",
+    "generate",
+    "stream",
+    "tokenizer_for",
+]
 
 Prompt = str | Ids
 FinishReason = Literal["stop", "length"]
@@ -399,9 +408,21 @@ def _is_single(prompt: Prompt | Sequence[Prompt]) -> bool:
     return not len(prompt) or isinstance(prompt[0], int | np.integer)
 
 
-def _tokenizer(model: Generates, required: bool) -> Tokenizer | None:
+def tokenizer_for(model: Generates, user: str) -> Tokenizer:
+    """The tokenizer of a model.
+
+    Raises:
+        FileNotFoundError: it has none; says that `user` needs one.
+    """
     try:
         return model.tokenizer
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; {user} needs a tokenizer, token ids do not") from None
+
+
+def _tokenizer(model: Generates, required: bool) -> Tokenizer | None:
+    try:
+        return tokenizer_for(model, "a text")
     except FileNotFoundError:
         if required:
             raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,7 +41,13 @@ def load(source: str | Path, *, dtype: str = "auto", threads: int | None = None)
         FileNotFoundError: nothing is found under the name; says where it was looked for.
         ValueError: a file that is not what it claims to be, an architecture that is not supported, or an
             argument out of range.
+        TypeError: a source that is no path.
+
+    Warns:
+        UserWarning: parameters of the file that the model does not have; names the file and some of them.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: found {type(source).__name__}, expected a path or a name")
     if dtype not in ("auto", "float32"):
         raise ValueError(f"dtype: found {dtype!r}, expected 'auto' or 'float32'")
     return Model(open_checkpoint(hub.resolve(source)), threads=threads)
@@ -69,8 +77,11 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """`exp(nll)`."""
-        return math.exp(self.nll)
+        """`exp(nll)`; infinite where no number is large enough."""
+        try:
+            return math.exp(self.nll)
+        except OverflowError:
+            return math.inf
 
 
 class Model:
@@ -93,6 +104,18 @@ class Model:
                 checkpoint.module.max_positions(checkpoint.config),
                 threads,
             )
+
+        if unread := checkpoint.unread():
+            count = f"{len(unread)} tensor{'s' if len(unread) > 1 else ''}"
+            first = ", ".join(unread[:3]) + (", …" if len(unread) > 3 else "")
+            warnings.warn(
+                f"{checkpoint.weights_file}: found {count} that nothing reads: {first}", stacklevel=3
+            )
+
+    def __repr__(self) -> str:
+        parameters = sum(math.prod(shape) for _, shape in self.core.parameters())
+        path = str(self.checkpoint.path)
+        return f"<llmcore.Model: {self.checkpoint.model_type}, {parameters:,} parameters, from {path!r}>"
 
     @property
     def config(self) -> Any:
@@ -131,7 +154,10 @@ class Model:
 
         Raises:
             ValueError: an id outside of the vocabulary, or more tokens than `max_positions`.
+            TypeError: an iterator, or another thing that cannot be indexed.
         """
+        if np.iterable(ids) and not (isinstance(ids, Sequence) or hasattr(ids, "__array__")):
+            raise TypeError(f"ids: found {type(ids).__name__}, expected token ids, or a list of such")
         if not np.iterable(ids) or not len(ids) or np.isscalar(ids[0]):
             return self.core.forward([token_ids(cast(Ids, ids), "ids")])[0][0]
         return self.core.forward([token_ids(row, "ids") for row in cast(Sequence[Ids], ids)])[0]
@@ -164,8 +190,11 @@ class Model:
 
         Raises:
             ValueError: an id outside of the vocabulary.
+            FileNotFoundError: a text, where the checkpoint has no tokenizer.
         """
-        ids = token_ids(self.tokenizer.encode(text) if isinstance(text, str) else text, "text")
+        if isinstance(text, str):
+            text = generation.tokenizer_for(self, "a text").encode(text)
+        ids = token_ids(text, "text")
         return Score(ids.tolist(), self.core.token_logprobs(ids))
 
     def generate(self, prompt: Any, **options: Any) -> Any:
@@ -197,8 +226,9 @@ class Model:
 
         Raises:
             ValueError: the checkpoint has no chat template; also as `generate`.
+            FileNotFoundError: the checkpoint has no tokenizer.
         """
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        ids = generation.tokenizer_for(self, "chat").apply_chat_template(messages, add_generation_prompt=True)
         completion: generation.Completion = self.generate(ids, **options)
         return completion
 

@@ -32,13 +32,27 @@ pub fn open(path: &Path) -> Result<SafeTensors> {
         let names = ["model.safetensors", "model.safetensors.index.json"];
         return match names.iter().map(|name| path.join(name)).find(|path| path.exists()) {
             Some(path) => open(&path),
-            None => Err(Error::file(path, "folder", "neither", names.join(" or "))),
+            None => Err(Error::file(path, "weights", other_weights(path), names.join(" or "))),
         };
     }
     if path.extension().is_some_and(|extension| extension == "json") {
         return open_index(path);
     }
     from_bytes(FileBytes::map(path)?)
+}
+
+/// What a folder without safetensors has for weights.
+fn other_weights(folder: &Path) -> String {
+    let names = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let pickles = names.filter(|name| {
+        Path::new(name)
+            .extension()
+            .is_some_and(|extension| ["bin", "pt", "pth"].iter().any(|e| extension == *e))
+    });
+    match pickles.min() {
+        Some(name) => format!("only {} (pickles are never read)", name.display()),
+        None => "none".into(),
+    }
 }
 
 /// One file.

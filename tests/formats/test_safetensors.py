@@ -128,9 +128,7 @@ def test_minilm(minilm_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none.safetensors"))):
         SafeTensors(tmp_path / "none.safetensors")
-    refuses(
-        tmp_path, r"folder: found neither, expected model\.safetensors or model\.safetensors\.index\.json"
-    )
+    refuses(tmp_path, r"weights: found none, expected model\.safetensors or model\.safetensors\.index\.json")
 
 
 X = entry([2], 0, 8)

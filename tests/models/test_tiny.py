@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import llmcore
+from llmcore import Score
 
 TINY = Path(__file__).parents[1] / "data" / "tiny"
 MODELS = ["gpt2", "llama"]
@@ -80,8 +81,14 @@ def test_ids_are_checked(tiny):
     for ids in ([160], [-1], [1 << 40], [0.5]):
         with pytest.raises(ValueError, match=r"ids: found"):
             model.logits(ids)
+    with pytest.raises(TypeError, match="ids: found list_iterator, expected token ids"):
+        model.logits(iter([1]))
     with pytest.raises(ValueError, match="at most"):
         model.logits([0] * (model.max_positions + 1))
+
+
+def test_a_perplexity_beyond_all_numbers_is_infinite():
+    assert Score([1, 2], np.array([-1000.0], np.float32)).perplexity == np.inf
 
 
 def test_score_sums_the_log_probabilities(tiny):
