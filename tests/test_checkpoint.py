@@ -121,6 +121,7 @@ def test_what_is_not_read_is_said(llama):
 )
 def test_buffers_are_no_parameters(llama, name):
     edit_tensors(llama, lambda tensors: tensors.update({name: np.zeros(2, np.float32)}))
+    edit_config(llama, tie_word_embeddings=True)  # which leaves the head of the file
     llmcore.load(llama)
 
 

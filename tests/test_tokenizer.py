@@ -130,6 +130,14 @@ def test_wrong_arguments_are_named(gpt2: Tokenizer, tmp_path: Path) -> None:
     for wrong in (1, None, ["a"]):
         with pytest.raises(TypeError, match="text"):
             gpt2.encode(wrong)  # type: ignore[call-overload]
+    for texts in ("abc", b"abc", 3):
+        with pytest.raises(TypeError, match=r"texts: found (str|bytes|int), expected a list"):
+            gpt2.encode_batch(texts)  # type: ignore[arg-type]
+    for id in (-1, 1 << 70):
+        with pytest.raises(ValueError, match=f"id: found {id}, expected an id from 0"):
+            gpt2.id_to_token(id)
+        with pytest.raises(ValueError, match=f"id: found {id}, expected an id from 0"):
+            gpt2.token_bytes(id)
     with pytest.raises(ValueError, match="allowed_special"):
         gpt2.encode("a", allowed_special="some")
     with pytest.raises(ValueError, match="with_offsets"):

@@ -145,6 +145,20 @@ impl<'py> FromPyObject<'_, 'py> for Ids {
     }
 }
 
+/// One token id as Python gives it.
+struct Id(u32);
+
+impl<'py> FromPyObject<'_, 'py> for Id {
+    type Error = PyErr;
+
+    fn extract(id: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        id.extract().map(Id).map_err(|_: PyErr| {
+            let found = id.repr().map_or_else(|_| describe(&id), |repr| repr.to_string());
+            Error::argument("id", found, "an id from 0 to 2³² − 1").into()
+        })
+    }
+}
+
 fn describe(object: &Bound<'_, PyAny>) -> String {
     object.get_type().name().map_or_else(|_| "an object".into(), |name| name.to_string())
 }
@@ -280,10 +294,17 @@ impl PyTokenizer {
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
-        texts: Vec<Bound<'py, PyAny>>,
+        texts: &Bound<'py, PyAny>,
         add_special_tokens: bool,
         allowed_special: Option<AllowedSpecial>,
     ) -> PyResult<Vec<Bound<'py, PyArray1<u32>>>> {
+        let texts: Vec<Bound<'py, PyAny>> =
+            texts.extract().ok().filter(|_| !texts.is_instance_of::<PyBytes>()).ok_or_else(|| {
+                PyTypeError::new_err(format!(
+                    "texts: found {}, expected a list of str or bytes",
+                    describe(texts)
+                ))
+            })?;
         let inputs: Vec<Input<'py>> = texts.iter().map(Input::new).collect::<PyResult<_>>()?;
         let views: Vec<View<'_>> = inputs.iter().map(Input::view).collect::<PyResult<_>>()?;
         let allowed = allowed_special.as_ref().map_or(Ok(Allowed::All), AllowedSpecial::allowed)?;
@@ -342,12 +363,13 @@ impl PyTokenizer {
     }
 
     /// The token of an id as the vocabulary spells it, or None.
-    fn id_to_token(&self, id: u32) -> Option<&str> {
-        self.tokenizer.vocab().token(id)
+    fn id_to_token(&self, id: Id) -> Option<&str> {
+        self.tokenizer.vocab().token(id.0)
     }
 
     /// The bytes that one id stands for. Raises ValueError for an id without a token.
-    fn token_bytes<'py>(&self, py: Python<'py>, id: u32) -> PyResult<Bound<'py, PyBytes>> {
+    fn token_bytes<'py>(&self, py: Python<'py>, id: Id) -> PyResult<Bound<'py, PyBytes>> {
+        let Id(id) = id;
         match self.tokenizer.vocab().token(id) {
             Some(_) => Ok(PyBytes::new(py, self.tokenizer.decoder().bytes(id))),
             None => {
