@@ -14,7 +14,7 @@ from llmcore import _core
 from llmcore.tokenizer_folder import TokenizerFolder, special_token
 
 if TYPE_CHECKING:
-    from llmcore.training import Source
+    from llmcore.tokenizer_training import Source
 
 __all__ = ["Tokenizer"]
 
@@ -98,9 +98,9 @@ class Tokenizer(_core.Tokenizer):
         then merging them (looked at every 256 merges); None: any. More is a `ValueError`, as is an
         argument out of its range or a file that is not UTF-8.
         """
-        from llmcore import training
+        from llmcore import tokenizer_training
 
-        json = training.train(
+        json = tokenizer_training.train(
             source,
             vocab_size,
             pattern=pattern,
@@ -120,9 +120,9 @@ class Tokenizer(_core.Tokenizer):
 
         Raises `ValueError` for a tokenizer that was not trained, or another ending of `path`.
         """
-        from llmcore import training
+        from llmcore import tokenizer_training
 
-        training.save(self, path)
+        tokenizer_training.save(self, self.json, path)
 
     @overload
     def apply_chat_template(

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from llmcore import _core
-
-if TYPE_CHECKING:
-    from llmcore.tokenizer import Tokenizer
 
 __all__ = ["Source", "save", "train"]
 
@@ -104,18 +102,23 @@ def _bars(progress: bool) -> Iterator[Callable[[str, int | None], _Report | None
         yield bar
 
 
-def save(tokenizer: Tokenizer, path: str | PathLike[str]) -> None:
-    """Writes a tokenizer that was trained; see `Tokenizer.save`."""
+def save(tokenizer: _core.Tokenizer, json: str | None, path: str | PathLike[str]) -> None:
+    """Writes a tokenizer that was trained, of which `json` is the tokenizer.json; see `Tokenizer.save`."""
     path = Path(path)
-    if tokenizer.json is None:
+    if json is None:
         raise ValueError(f"{path}: found a tokenizer of a file, expected one that was trained; copy its file")
     if path.suffix == ".json":
-        path.write_text(tokenizer.json, encoding="utf-8")
+        content = json.encode()
     elif path.suffix == ".tiktoken":
         special = set(tokenizer.special_ids)
         ranks = (id for id in range(tokenizer.vocab_size) if id not in special)
-        path.write_bytes(
-            b"".join(b"%s %d\n" % (base64.b64encode(tokenizer.token_bytes(id)), id) for id in ranks)
-        )
+        content = b"".join(b"%s %d\n" % (base64.b64encode(tokenizer.token_bytes(id)), id) for id in ranks)
     else:
         raise ValueError(f"path: found {path.name!r}, expected a name that ends in .json or .tiktoken")
+    # Under another name first, so that a write that fails leaves what was there.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
