@@ -72,11 +72,13 @@ impl PyModel {
         Ok(PyModel { model: Locked::new(model), threads, vocab_size, max_positions })
     }
 
+    /// How many logits follow each token: ids are below this.
     #[getter]
     fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
+    /// How many tokens a sequence may hold.
     #[getter]
     fn max_positions(&self) -> usize {
         self.max_positions

@@ -246,7 +246,8 @@ impl PyTokenizer {
     /// ordinary text (tokens of white space only are always found). `with_offsets` also gives, for each
     /// id, the range of characters of `text` that it stands for.
     ///
-    /// `text` is a `str` or UTF-8 `bytes`; invalid sequences of bytes become tokens of their own.
+    /// `text` is a `str` or UTF-8 `bytes`; invalid sequences of bytes become tokens of their own. A byte that
+    /// the vocabulary has no token for is left out, as `tokenizers` does (SmolLM2's lacks 21 of the 256).
     #[pyo3(signature = (text, *, add_special_tokens=true, allowed_special=None, with_offsets=false))]
     fn encode<'py>(
         &self,
@@ -337,7 +338,8 @@ impl PyTokenizer {
     }
 
     /// The text of ids (one, a list or an array). Bytes that are not UTF-8 become U+FFFD, ids without
-    /// a token nothing.
+    /// a token nothing. What `encode` was given comes back if a byte-level vocabulary has all 256 bytes and
+    /// nothing was normalised.
     #[pyo3(signature = (ids, skip_special_tokens=false))]
     fn decode(&self, py: Python<'_>, ids: Ids, skip_special_tokens: bool) -> String {
         py.detach(|| self.tokenizer.decode(&ids.0, skip_special_tokens))

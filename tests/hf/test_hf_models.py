@@ -85,6 +85,7 @@ def test_an_output_is_an_object_a_mapping_and_a_tuple(gpt2):
     assert [name for name, _ in output.items()] == ["logits", "attentions"]
     assert output[:2] == (output.logits, output.attentions) == output.to_tuple()
     assert isinstance(gpt2([[1, 2, 3]], return_dict=False), tuple)
+    np.testing.assert_array_equal(gpt2([[1, 2, 3]], use_cache=True).logits, gpt2([[1, 2, 3]]).logits)
 
 
 def test_ids_may_be_lists_or_arrays_of_any_width(gpt2):

@@ -122,6 +122,7 @@ class CausalLM:
         output_hidden_states: bool = False,
         output_attentions: bool = False,
         return_dict: bool = True,
+        use_cache: bool | None = None,
     ) -> CausalLMOutput | tuple[Any, ...]:
         """The logits after each token, and what passes through the layers.
 
@@ -132,6 +133,7 @@ class CausalLM:
             output_hidden_states: Whether `hidden_states` are returned.
             output_attentions: Whether `attentions` are returned.
             return_dict: False gives a tuple of the same.
+            use_cache: Either value: each call computes all of its tokens, and returns no keys and values.
 
         Returns:
             A `CausalLMOutput`: float32, zeros at positions under a mask of 0.
