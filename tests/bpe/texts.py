@@ -18,5 +18,5 @@ ascii_text = st.text(st.characters(max_codepoint=0x7F), max_size=16)
 any_text = st.text(max_size=10)
 texts = st.one_of(snippets, ascii_text, any_text)
 
-batches = st.lists(texts, min_size=100, max_size=100)
-"""A hundred strings an example, so that 20,000 take seconds."""
+batches = st.lists(texts, min_size=100, max_size=100, unique=True)
+"""A hundred strings an example, so that tens of thousands take seconds."""
