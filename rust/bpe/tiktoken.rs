@@ -9,11 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::alphabet;
-use super::encode::{ByteLevel, Model};
+use super::encode::ByteLevel;
 use super::merges::{Merge, Merges};
 use super::pretokenize::Split;
-use super::spelling::{Decoder, Spelling, Start};
-use super::tokenizer::{Parts, PostProcessor, Roles};
+use super::tokenizer::Parts;
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 
@@ -47,18 +46,7 @@ pub fn from_slice(path: &Path, bytes: &[u8], splits: Vec<Split>) -> Result<Parts
             "all 256 bytes",
         ));
     }
-    Ok(Parts {
-        model: Model::Bytes(model),
-        decoder: Decoder::new(vocab.iter(), Spelling::Bytes, Start::Keep, false),
-        vocab,
-        added: Vec::new(),
-        normalizers: Vec::new(),
-        rewrites: Vec::new(),
-        splits,
-        post: PostProcessor::default(),
-        roles: Roles::default(),
-        chat_template: None,
-    })
+    Ok(Parts::byte_level(vocab, model, splits))
 }
 
 /// Every way to cut a token into two tokens is a merge, of the rank of the whole.

@@ -12,7 +12,7 @@ use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
 use super::special::{AddedToken, Allowed, Part, Pass};
-use super::spelling::Decoder;
+use super::spelling::{Decoder, Spelling, Start};
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -52,6 +52,24 @@ pub struct Parts {
     pub decoder: Decoder,
     pub roles: Roles,
     pub chat_template: Option<String>,
+}
+
+impl Parts {
+    /// Byte-level BPE and nothing else: what a file of only tokens and merges describes.
+    pub fn byte_level(vocab: Vocab, model: ByteLevel, splits: Vec<Split>) -> Self {
+        Parts {
+            model: Model::Bytes(model),
+            decoder: Decoder::new(vocab.iter(), Spelling::Bytes, Start::Keep, false),
+            vocab,
+            added: Vec::new(),
+            normalizers: Vec::new(),
+            rewrites: Vec::new(),
+            splits,
+            post: PostProcessor::default(),
+            roles: Roles::default(),
+            chat_template: None,
+        }
+    }
 }
 
 /// A tokenizer, immutable and shared by threads.

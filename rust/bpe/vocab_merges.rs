@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use super::encode::{ByteLevel, Model};
+use super::encode::ByteLevel;
 use super::merges::{Merge, Merges};
 use super::pretokenize::Split;
-use super::spelling::{Decoder, Spelling, Start};
-use super::tokenizer::{Parts, PostProcessor, Roles};
+use super::tokenizer::Parts;
 use super::vocab::Vocab;
 use crate::error::{Error, Result};
 use crate::formats::json::UniqueMap;
@@ -68,16 +67,6 @@ pub fn from_slices(
         list.line(line)?;
     }
     let merges = list.merges;
-    Ok(Parts {
-        model: Model::Bytes(ByteLevel::new(&vocab, merges, false, None)),
-        decoder: Decoder::new(vocab.iter(), Spelling::Bytes, Start::Keep, false),
-        vocab,
-        added: Vec::new(),
-        normalizers: Vec::new(),
-        rewrites: Vec::new(),
-        splits,
-        post: PostProcessor::default(),
-        roles: Roles::default(),
-        chat_template: None,
-    })
+    let model = ByteLevel::new(&vocab, merges, false, None);
+    Ok(Parts::byte_level(vocab, model, splits))
 }
