@@ -156,13 +156,33 @@ class Tokenizer:
         add_special_tokens: bool = True,
         allowed_special: str | Iterable[str] | None = None,
     ) -> NDArray[np.uint32]: ...
+    @overload
     def encode_batch(
         self,
         texts: Sequence[str | bytes],
         *,
         add_special_tokens: bool = True,
         allowed_special: str | Iterable[str] | None = None,
+        flat: Literal[False] = False,
     ) -> list[NDArray[np.uint32]]: ...
+    @overload
+    def encode_batch(
+        self,
+        texts: Sequence[str | bytes],
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+        flat: Literal[True],
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
+    def truncate(
+        self,
+        text: str,
+        n: int,
+        *,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+    ) -> str: ...
+    def last_seam(self, text: bytes) -> int | None: ...
     def encode_spans(
         self, spans: Sequence[tuple[str, bool]], *, add_special_tokens: bool = False
     ) -> list[int]: ...
@@ -198,6 +218,10 @@ class Tokenizer:
     def pad_token_id(self) -> int | None: ...
     @property
     def unk_token_id(self) -> int | None: ...
+    @property
+    def prefix_ids(self) -> list[int]: ...
+    @property
+    def suffix_ids(self) -> list[int]: ...
     @property
     def special_ids(self) -> list[int]: ...
     @property

@@ -2,10 +2,12 @@
 //!
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan` and `classes`), `encode` (with `merges`,
-//! `cache`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `load` opens a file, whose parts a loader
+//! `cache`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `batch` and `truncate`
+//! cut texts at `seams`. `load` opens a file, whose parts a loader
 //! a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new vocabulary.
 
 pub mod alphabet;
+pub mod batch;
 mod cache;
 mod classes;
 mod cuts;
@@ -19,15 +21,19 @@ pub mod normalize;
 pub mod offsets;
 pub mod pretokenize;
 pub mod scan;
+pub mod seams;
 pub mod sentencepiece;
+pub mod source;
 pub mod special;
 pub mod spelling;
 pub mod tiktoken;
 pub mod tokenizer;
 pub mod train;
+mod truncate;
 pub mod vocab;
 pub mod vocab_merges;
 
 pub use decode::StreamDecoder;
+pub use source::Source;
 pub use special::Allowed;
 pub use tokenizer::{Encoding, Options, Tokenizer};

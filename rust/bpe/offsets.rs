@@ -19,6 +19,11 @@ impl Place {
         let trailing = token.chars().rev().take_while(space).count();
         Place { bytes, leading, trailing }
     }
+
+    /// The first byte of the caller's text that the token stands for.
+    pub fn start(&self) -> usize {
+        self.bytes.start
+    }
 }
 
 /// Offsets that leave out the spaces of a token (`trim_offsets`).

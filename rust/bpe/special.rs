@@ -131,6 +131,11 @@ impl Pass {
         })
     }
 
+    /// Whether any of the tokens is spelled anywhere in a part of a text.
+    pub fn occurs_in(&self, part: &[u8]) -> bool {
+        self.all.automaton.as_ref().is_some_and(|automaton| automaton.is_match(part))
+    }
+
     /// The parts of a text, in order and without gaps. Byte ranges that are not `trusted` hold no
     /// added token but white space; every other range may hold those that `allowed` names.
     pub fn split(

@@ -11,6 +11,7 @@ use super::merges::{Scratch, Symbol};
 use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
+use super::source::Source;
 use super::special::{AddedToken, Allowed, Part, Pass};
 use super::spelling::{Decoder, Spelling, Start};
 use super::vocab::Vocab;
@@ -74,10 +75,10 @@ impl Parts {
 
 /// A tokenizer, immutable and shared by threads.
 pub struct Tokenizer {
-    parts: Parts,
+    pub(super) parts: Parts,
     /// Added tokens found as they are, then those found in the normalised text.
-    raw: Pass,
-    normalized: Pass,
+    pub(super) raw: Pass,
+    pub(super) normalized: Pass,
     special: Vec<u32>,
     words: Words,
     /// Buffers and caches that calls take and give back.
@@ -191,14 +192,38 @@ impl Tokenizer {
                 "bytes that are not UTF-8",
                 "text, whose characters offsets count",
             )),
-            Err(_) => {
-                let chunks: Vec<&[u8]> = bytes
-                    .utf8_chunks()
-                    .flat_map(|chunk| [chunk.valid().as_bytes(), chunk.invalid()])
-                    .collect();
-                self.encode_parts(&chunks, "", &[], options)
-            }
+            Err(_) => self.encode_parts(&chunks(bytes), "", &[], options),
         }
+    }
+
+    /// The ids of a text. No offsets.
+    pub fn encode_source(&self, text: Source<'_>, options: &Options<'_>) -> Result<Vec<u32>> {
+        let encoding = match text {
+            Source::Text(text) => self.encode(text, options),
+            Source::Bytes(bytes) => self.encode_bytes(bytes, options),
+        };
+        Ok(encoding?.ids)
+    }
+
+    /// Appends the ids of a text, without what is put around it. No offsets.
+    pub fn encode_onto(&self, ids: &mut Vec<u32>, text: Source<'_>, allowed: Allowed<'_>) -> Result<()> {
+        let options = Options { add_special_tokens: false, allowed, offsets: false };
+        let before = std::mem::take(ids);
+        let one = [text.bytes()];
+        (*ids, _) = match text {
+            Source::Bytes(bytes) if std::str::from_utf8(bytes).is_err() => {
+                self.run(&chunks(bytes), &[], &options, before)?
+            }
+            _ => self.run(&one, &[], &options, before)?,
+        };
+        Ok(())
+    }
+
+    /// The byte at which each id of a text starts, without what is put around it.
+    pub fn starts(&self, text: &str, allowed: Allowed<'_>) -> Result<Vec<usize>> {
+        let options = Options { add_special_tokens: false, allowed, offsets: true };
+        let (_, places) = self.run(&[text.as_bytes()], &[], &options, Vec::new())?;
+        Ok(places.iter().map(Place::start).collect())
     }
 
     /// Encodes texts as if they were one, in which added tokens (but white space) are found only
@@ -228,28 +253,7 @@ impl Tokenizer {
         untrusted: &[Range<usize>],
         options: &Options<'_>,
     ) -> Result<Encoding> {
-        let workspace = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut run = Run {
-            tokenizer: self,
-            options,
-            // Normalised text is told apart into trusted and not by where it came from.
-            tracked: options.offsets || !untrusted.is_empty(),
-            remember: !options.offsets && self.parts.model.has_pieces(),
-            workspace: workspace.unwrap_or_default(),
-            ids: Vec::with_capacity(chunks.iter().map(|chunk| chunk.len()).sum::<usize>() / BYTES_AN_ID),
-            places: Vec::new(),
-            pieces: 0,
-        };
-        for chunk in chunks {
-            match std::str::from_utf8(chunk) {
-                Ok(text) => run.text(text, untrusted)?,
-                Err(_) => run.piece(chunk, 0..chunk.len(), |range| range)?,
-            }
-        }
-        let Run { mut ids, places, mut workspace, .. } = run;
-        workspace.scratch.trim();
-        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
-
+        let (mut ids, places) = self.run(chunks, untrusted, options, Vec::new())?;
         let mut offsets = options.offsets.then(|| characters(text, &places));
         if let (Some(offsets), Some(trim)) = (&mut offsets, self.parts.post.trim) {
             trim.apply(&places, offsets);
@@ -267,6 +271,45 @@ impl Tokenizer {
         }
         Ok(Encoding { ids, offsets })
     }
+
+    /// Appends the ids of chunks, as in `encode_parts`; with what each of them stands for, if offsets are
+    /// wanted.
+    fn run(
+        &self,
+        chunks: &[&[u8]],
+        untrusted: &[Range<usize>],
+        options: &Options<'_>,
+        mut ids: Vec<u32>,
+    ) -> Result<(Vec<u32>, Vec<Place>)> {
+        let workspace = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        ids.reserve(chunks.iter().map(|chunk| chunk.len()).sum::<usize>() / BYTES_AN_ID);
+        let mut run = Run {
+            tokenizer: self,
+            options,
+            // Normalised text is told apart into trusted and not by where it came from.
+            tracked: options.offsets || !untrusted.is_empty(),
+            remember: !options.offsets && self.parts.model.has_pieces(),
+            workspace: workspace.unwrap_or_default(),
+            ids,
+            places: Vec::new(),
+            pieces: 0,
+        };
+        for chunk in chunks {
+            match std::str::from_utf8(chunk) {
+                Ok(text) => run.text(text, untrusted)?,
+                Err(_) => run.piece(chunk, 0..chunk.len(), |range| range)?,
+            }
+        }
+        let Run { ids, places, mut workspace, .. } = run;
+        workspace.scratch.trim();
+        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+        Ok((ids, places))
+    }
+}
+
+/// Bytes as UTF-8 and invalid sequences.
+fn chunks(bytes: &[u8]) -> Vec<&[u8]> {
+    bytes.utf8_chunks().flat_map(|chunk| [chunk.valid().as_bytes(), chunk.invalid()]).collect()
 }
 
 /// The short pieces that the model makes one token of. Not every token is one: some cannot be reached

@@ -7,6 +7,7 @@ pub mod generation;
 mod locked;
 pub mod model;
 pub mod ops;
+mod text;
 pub mod tokenizer;
 pub mod train;
 

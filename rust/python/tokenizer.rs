@@ -1,21 +1,21 @@
 //! The tokenizer for Python: `Tokenizer`, `StreamDecoder`.
 
-use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use numpy::{PyArray1, PyReadonlyArray1};
+use numpy::PyArray1;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
+use super::text::{AllowedSpecial, Id, Ids, Input, describe, mended};
 use crate::bpe::json;
 use crate::bpe::load::{Role, Settings};
+use crate::bpe::seams::Seams;
 use crate::bpe::special::AddedToken;
-use crate::bpe::{Allowed, Encoding, Options, StreamDecoder, Tokenizer};
+use crate::bpe::{Allowed, Options, Source, StreamDecoder, Tokenizer};
 use crate::error::{Error, Result};
-use crate::threads;
 
 /// Byte-pair encoding, byte-level or SentencePiece's. Immutable; threads may share it.
 #[pyclass(name = "Tokenizer", module = "llmcore._core", frozen, subclass)]
@@ -25,142 +25,6 @@ pub struct PyTokenizer {
     ints: PyOnceLock<Vec<Py<PyInt>>>,
     /// The tokenizer.json that it was made of, where no file holds that.
     json: Option<String>,
-}
-
-/// Lists of so many ids are made of integers that are kept; making those for fewer is not worth it.
-const KEPT_INTS_FROM: usize = 1 << 10;
-
-/// `allowed_special` as Python gives it.
-enum AllowedSpecial {
-    Word(String),
-    Tokens(Vec<String>),
-}
-
-impl<'py> FromPyObject<'_, 'py> for AllowedSpecial {
-    type Error = PyErr;
-
-    fn extract(allowed: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(word) = allowed.extract::<String>() {
-            return Ok(AllowedSpecial::Word(word));
-        }
-        let tokens = allowed.try_iter()?.map(|token| token?.extract::<String>());
-        Ok(AllowedSpecial::Tokens(tokens.collect::<PyResult<_>>()?))
-    }
-}
-
-impl AllowedSpecial {
-    fn allowed(&self) -> Result<Allowed<'_>> {
-        match self {
-            AllowedSpecial::Word(word) if word == "all" => Ok(Allowed::All),
-            AllowedSpecial::Word(word) if word == "none" => Ok(Allowed::None),
-            AllowedSpecial::Word(word) => Err(Error::argument(
-                "allowed_special",
-                format!("{word:?}"),
-                "\"all\", \"none\", or a list of tokens",
-            )),
-            AllowedSpecial::Tokens(tokens) => Ok(Allowed::Only(tokens)),
-        }
-    }
-}
-
-/// A text as Python gives it: `bytes` as they are, a `str` as UTF-8.
-enum Input<'py> {
-    Bytes(Bound<'py, PyBytes>),
-    Text(Bound<'py, PyString>),
-}
-
-impl<'py> Input<'py> {
-    /// A `str` with surrogates is read as UTF-16: pairs are characters, a lone one is U+FFFD.
-    fn new(text: &Bound<'py, PyAny>) -> PyResult<Self> {
-        if let Ok(bytes) = text.cast::<PyBytes>() {
-            return Ok(Input::Bytes(bytes.clone()));
-        }
-        let Ok(string) = text.cast::<PyString>() else {
-            let found = text.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("text: found {found}, expected str or bytes")));
-        };
-        if string.to_str().is_ok() {
-            return Ok(Input::Text(string.clone()));
-        }
-        let utf16 = string.call_method1("encode", ("utf-16", "surrogatepass"))?;
-        let mended = utf16.call_method1("decode", ("utf-16", "replace"))?;
-        Ok(Input::Text(mended.cast_into::<PyString>()?))
-    }
-
-    fn view(&self) -> PyResult<View<'_>> {
-        Ok(match self {
-            Input::Bytes(bytes) => View::Bytes(bytes.as_bytes()),
-            Input::Text(text) => View::Text(text.to_str()?),
-        })
-    }
-}
-
-/// What an `Input` holds, for use without the interpreter.
-#[derive(Clone, Copy)]
-enum View<'a> {
-    Bytes(&'a [u8]),
-    Text(&'a str),
-}
-
-impl View<'_> {
-    fn encode(self, tokenizer: &Tokenizer, options: &Options<'_>) -> Result<Encoding> {
-        match self {
-            View::Bytes(bytes) => tokenizer.encode_bytes(bytes, options),
-            View::Text(text) => tokenizer.encode(text, options),
-        }
-    }
-
-    fn len(self) -> usize {
-        match self {
-            View::Bytes(bytes) => bytes.len(),
-            View::Text(text) => text.len(),
-        }
-    }
-}
-
-/// Token ids as Python gives them: one, a list, or a NumPy array of integers.
-struct Ids(Vec<u32>);
-
-impl<'py> FromPyObject<'_, 'py> for Ids {
-    type Error = PyErr;
-
-    fn extract(ids: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        if let Ok(array) = ids.extract::<PyReadonlyArray1<'py, u32>>() {
-            return Ok(Ids(array.as_array().to_vec()));
-        }
-        let wide: Vec<i64> = if let Ok(array) = ids.extract::<PyReadonlyArray1<'py, i64>>() {
-            array.as_array().to_vec()
-        } else if let Ok(list) = ids.extract::<Vec<u32>>() {
-            return Ok(Ids(list));
-        } else if let Ok(id) = ids.extract::<i64>() {
-            vec![id]
-        } else {
-            ids.extract().map_err(|_| {
-                Error::argument("ids", describe(&ids), "an id, a list or a one-dimensional array of ids")
-            })?
-        };
-        let narrow =
-            |id: i64| u32::try_from(id).map_err(|_| Error::argument("ids", id, "ids from 0 to 2³² − 1"));
-        Ok(Ids(wide.into_iter().map(narrow).collect::<Result<_>>()?))
-    }
-}
-
-/// One token id as Python gives it.
-struct Id(u32);
-
-impl<'py> FromPyObject<'_, 'py> for Id {
-    type Error = PyErr;
-
-    fn extract(id: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        id.extract().map(Id).map_err(|_: PyErr| {
-            let found = id.repr().map_or_else(|_| describe(&id), |repr| repr.to_string());
-            Error::argument("id", found, "an id from 0 to 2³² − 1").into()
-        })
-    }
-}
-
-fn describe(object: &Bound<'_, PyAny>) -> String {
-    object.get_type().name().map_or_else(|_| "an object".into(), |name| name.to_string())
 }
 
 impl<'py> FromPyObject<'_, 'py> for Role {
@@ -177,8 +41,11 @@ impl<'py> FromPyObject<'_, 'py> for Role {
 /// Content, id, special, normalized, lstrip, rstrip, single_word.
 type NewToken = (String, Option<u64>, bool, bool, bool, bool, bool);
 
-/// Texts of one chunk of a batch add up to this many bytes, or are one text.
-const CHUNK_BYTES: usize = 1 << 16;
+/// Texts of fewer bytes are encoded before another thread could have taken the interpreter over.
+const SHORT: usize = 1 << 10;
+
+/// Arrays of fewer ids are copied into memory of NumPy's own, which is faster than to lend it ours.
+const COPIED_IDS: usize = 1 << 12;
 
 #[pymethods]
 impl PyTokenizer {
@@ -257,12 +124,19 @@ impl PyTokenizer {
         allowed_special: Option<AllowedSpecial>,
         with_offsets: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let encoding = self.run(py, text, add_special_tokens, allowed_special, with_offsets)?;
-        let ids = self.list(py, &encoding.ids)?;
-        match encoding.offsets {
-            Some(offsets) => Ok((ids, offsets).into_pyobject(py)?.into_any()),
-            None => Ok(ids.into_any()),
+        let allowed = allowed_of(allowed_special.as_ref())?;
+        if !with_offsets {
+            let ids = self.ids(py, text, add_special_tokens, allowed)?;
+            return Ok(self.list(py, &ids)?.into_any());
         }
+        let input = Input::new(text)?;
+        let source = input.source()?;
+        let options = Options { add_special_tokens, allowed, offsets: true };
+        let encoding = py.detach(|| match source {
+            Source::Text(text) => self.tokenizer.encode(text, &options),
+            Source::Bytes(bytes) => self.tokenizer.encode_bytes(bytes, &options),
+        })?;
+        Ok((self.list(py, &encoding.ids)?, encoding.offsets).into_pyobject(py)?.into_any())
     }
 
     /// `encode`, as an array of uint32.
@@ -274,11 +148,12 @@ impl PyTokenizer {
         add_special_tokens: bool,
         allowed_special: Option<AllowedSpecial>,
     ) -> PyResult<Bound<'py, PyArray1<u32>>> {
-        let encoding = self.run(py, text, add_special_tokens, allowed_special, false)?;
-        Ok(PyArray1::from_vec(py, encoding.ids))
+        let ids = self.ids(py, text, add_special_tokens, allowed_of(allowed_special.as_ref())?)?;
+        Ok(array(py, ids))
     }
 
-    /// How many ids `encode` gives.
+    /// How many ids `encode` gives. They are counted part by part and never held together, if the
+    /// tokenizer can cut the text.
     #[pyo3(signature = (text, *, add_special_tokens=true, allowed_special=None))]
     fn count(
         &self,
@@ -287,18 +162,56 @@ impl PyTokenizer {
         add_special_tokens: bool,
         allowed_special: Option<AllowedSpecial>,
     ) -> PyResult<usize> {
-        Ok(self.run(py, text, add_special_tokens, allowed_special, false)?.ids.len())
+        let allowed = allowed_of(allowed_special.as_ref())?;
+        let input = Input::new(text)?;
+        let source = input.source()?;
+        if source.len() < SHORT {
+            let options = Options { add_special_tokens, allowed, offsets: false };
+            return Ok(self.tokenizer.encode_source(source, &options)?.len());
+        }
+        Ok(py.detach(|| self.tokenizer.count(source, add_special_tokens, allowed))?)
     }
 
-    /// `encode_array` of each text, on all threads.
-    #[pyo3(signature = (texts, *, add_special_tokens=true, allowed_special=None))]
+    /// The beginning of a text that has at most `n` ids: what the first `n` of its ids stand for, in whole
+    /// characters. `n` counts what `encode` puts around the text, if `add_special_tokens`. (A little less,
+    /// where the beginning alone would be cut otherwise and have more than `n`; a longer beginning may have as
+    /// few, where its last token is another.) Of a long text no more is read than that takes, if the tokenizer
+    /// can cut it.
+    ///
+    /// Raises ValueError if `n` is less than what is put around every text.
+    #[pyo3(signature = (text, n, *, add_special_tokens=true, allowed_special=None))]
+    fn truncate<'py>(
+        &self,
+        py: Python<'py>,
+        text: &Bound<'py, PyString>,
+        n: usize,
+        add_special_tokens: bool,
+        allowed_special: Option<AllowedSpecial>,
+    ) -> PyResult<Bound<'py, PyString>> {
+        let allowed = allowed_of(allowed_special.as_ref())?;
+        let post = self.tokenizer.post_processor();
+        let around = if add_special_tokens { post.prefix.len() + post.suffix.len() } else { 0 };
+        let Some(room) = n.checked_sub(around) else {
+            let expected = format!("at least {around}, as many ids as are put around a text");
+            return Err(Error::argument("n", n, expected).into());
+        };
+        let whole = mended(text)?;
+        let text = whole.to_str()?;
+        let beginning = py.detach(|| self.tokenizer.truncate(text, room, allowed))?;
+        Ok(if beginning.len() == text.len() { whole.clone() } else { PyString::new(py, beginning) })
+    }
+
+    /// `encode_array` of each text, on all threads; or, if `flat`, one array of uint32 with the ids of all
+    /// texts, and one of int64 with len(texts) + 1 places in it, where each text starts and the last ends.
+    #[pyo3(signature = (texts, *, add_special_tokens=true, allowed_special=None, flat=false))]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
         texts: &Bound<'py, PyAny>,
         add_special_tokens: bool,
         allowed_special: Option<AllowedSpecial>,
-    ) -> PyResult<Vec<Bound<'py, PyArray1<u32>>>> {
+        flat: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let texts: Vec<Bound<'py, PyAny>> =
             texts.extract().ok().filter(|_| !texts.is_instance_of::<PyBytes>()).ok_or_else(|| {
                 PyTypeError::new_err(format!(
@@ -307,11 +220,22 @@ impl PyTokenizer {
                 ))
             })?;
         let inputs: Vec<Input<'py>> = texts.iter().map(Input::new).collect::<PyResult<_>>()?;
-        let views: Vec<View<'_>> = inputs.iter().map(Input::view).collect::<PyResult<_>>()?;
-        let allowed = allowed_special.as_ref().map_or(Ok(Allowed::All), AllowedSpecial::allowed)?;
-        let options = Options { add_special_tokens, allowed, offsets: false };
-        let rows = py.detach(|| encode_batch(&self.tokenizer, &views, &options))?;
-        Ok(rows.into_iter().map(|ids| PyArray1::from_vec(py, ids)).collect())
+        let sources: Vec<Source<'_>> = inputs.iter().map(Input::source).collect::<PyResult<_>>()?;
+        let allowed = allowed_of(allowed_special.as_ref())?;
+        let rows = py.detach(|| self.tokenizer.encode_rows(&sources, add_special_tokens, allowed))?;
+        if flat {
+            let starts = PyArray1::from_vec(py, rows.starts());
+            let ids = array(py, py.detach(|| rows.into_flat()));
+            return Ok((ids, starts).into_pyobject(py)?.into_any());
+        }
+        let arrays: Vec<_> = rows.iter().map(|row| PyArray1::from_slice(py, &row)).collect();
+        Ok(PyList::new(py, arrays)?.into_any())
+    }
+
+    /// The last place in the beginning of a text, of which more may follow, where it may be cut in two without
+    /// a change to its ids; None if there is no such place, or the tokenizer cannot tell.
+    fn last_seam(&self, py: Python<'_>, text: &[u8]) -> Option<usize> {
+        py.detach(|| Seams::of(&self.tokenizer)?.last(text))
     }
 
     /// The ids of texts, `(text, trusted)`, encoded as if they were one text, in which added tokens are
@@ -324,16 +248,13 @@ impl PyTokenizer {
         spans: Vec<(Bound<'_, PyString>, bool)>,
         add_special_tokens: bool,
     ) -> PyResult<Vec<u32>> {
-        let inputs: Vec<(Input<'_>, bool)> = spans
+        let mended: Vec<Bound<'_, PyString>> =
+            spans.iter().map(|(text, _)| mended(text)).collect::<PyResult<_>>()?;
+        let texts: Vec<(&str, bool)> = mended
             .iter()
-            .map(|(text, trusted)| Ok((Input::new(text.as_any())?, *trusted)))
+            .zip(&spans)
+            .map(|(text, (_, trusted))| Ok((text.to_str()?, *trusted)))
             .collect::<PyResult<_>>()?;
-        let mut texts: Vec<(&str, bool)> = Vec::with_capacity(inputs.len());
-        for (input, trusted) in &inputs {
-            if let View::Text(text) = input.view()? {
-                texts.push((text, *trusted));
-            }
-        }
         Ok(py.detach(|| self.tokenizer.encode_spans(&texts, add_special_tokens))?.ids)
     }
 
@@ -421,6 +342,18 @@ impl PyTokenizer {
         self.tokenizer.roles().unk
     }
 
+    /// The ids that `encode` puts before every text.
+    #[getter]
+    fn prefix_ids(&self) -> Vec<u32> {
+        self.tokenizer.post_processor().prefix.clone()
+    }
+
+    /// The ids that `encode` puts after every text.
+    #[getter]
+    fn suffix_ids(&self) -> Vec<u32> {
+        self.tokenizer.post_processor().suffix.clone()
+    }
+
     /// The ids of all special tokens, in order.
     #[getter]
     fn special_ids(&self) -> Vec<u32> {
@@ -442,13 +375,9 @@ impl PyTokenizer {
 
 impl PyTokenizer {
     fn list<'py>(&self, py: Python<'py>, ids: &[u32]) -> PyResult<Bound<'py, PyList>> {
-        let ints = match self.ints.get(py) {
-            None if ids.len() < KEPT_INTS_FROM => return PyList::new(py, ids),
-            None => self.ints.get_or_init(py, || {
-                (0..self.tokenizer.vocab().len()).map(|id| PyInt::new(py, id).unbind()).collect()
-            }),
-            Some(ints) => ints,
-        };
+        let ints = self.ints.get_or_init(py, || {
+            (0..self.tokenizer.vocab().len()).map(|id| PyInt::new(py, id).unbind()).collect()
+        });
         let int = |&id: &u32| match ints.get(id as usize) {
             Some(int) => int.bind(py).clone(),
             None => PyInt::new(py, id),
@@ -456,48 +385,33 @@ impl PyTokenizer {
         PyList::new(py, ids.iter().map(int))
     }
 
-    fn run(
+    fn ids(
         &self,
         py: Python<'_>,
         text: &Bound<'_, PyAny>,
         add_special_tokens: bool,
-        allowed_special: Option<AllowedSpecial>,
-        offsets: bool,
-    ) -> PyResult<Encoding> {
+        allowed: Allowed<'_>,
+    ) -> PyResult<Vec<u32>> {
         let input = Input::new(text)?;
-        let view = input.view()?;
-        let allowed = allowed_special.as_ref().map_or(Ok(Allowed::All), AllowedSpecial::allowed)?;
-        let options = Options { add_special_tokens, allowed, offsets };
-        Ok(py.detach(|| view.encode(&self.tokenizer, &options))?)
+        let source = input.source()?;
+        let options = Options { add_special_tokens, allowed, offsets: false };
+        match source.len() {
+            // Letting go of the interpreter costs as much as encoding ten words.
+            0..SHORT => Ok(self.tokenizer.encode_source(source, &options)?),
+            _ => Ok(py.detach(|| self.tokenizer.encode_long(source, &options))?),
+        }
     }
 }
 
-/// The ids of each text; the texts are shared out among the threads.
-fn encode_batch(tokenizer: &Tokenizer, texts: &[View<'_>], options: &Options<'_>) -> Result<Vec<Vec<u32>>> {
-    let mut chunks: Vec<Range<usize>> = Vec::new();
-    let mut bytes = CHUNK_BYTES;
-    for (i, text) in texts.iter().enumerate() {
-        match chunks.last_mut() {
-            Some(chunk) if bytes + text.len() <= CHUNK_BYTES => chunk.end = i + 1,
-            _ => {
-                chunks.push(i..i + 1);
-                bytes = 0;
-            }
-        }
-        bytes += text.len();
+fn allowed_of(allowed_special: Option<&AllowedSpecial>) -> Result<Allowed<'_>> {
+    allowed_special.map_or(Ok(Allowed::All), AllowedSpecial::allowed)
+}
+
+fn array(py: Python<'_>, ids: Vec<u32>) -> Bound<'_, PyArray1<u32>> {
+    match ids.len() {
+        0..COPIED_IDS => PyArray1::from_slice(py, &ids),
+        _ => PyArray1::from_vec(py, ids),
     }
-    let done: Vec<OnceLock<Result<Vec<Vec<u32>>>>> = chunks.iter().map(|_| OnceLock::new()).collect();
-    threads::for_each(chunks.len(), |i| {
-        let rows = texts[chunks[i].clone()].iter();
-        let rows = rows.map(|text| Ok(text.encode(tokenizer, options)?.ids)).collect();
-        // Each chunk is run once, so its cell is empty.
-        let _ = done[i].set(rows);
-    });
-    let mut rows = Vec::with_capacity(texts.len());
-    for chunk in done {
-        rows.extend(chunk.into_inner().unwrap_or_else(|| Ok(Vec::new()))?);
-    }
-    Ok(rows)
 }
 
 /// Decodes ids one at a time, never giving out part of a character.
