@@ -1,11 +1,9 @@
 //! Ids of pieces met before, and of the short words of the vocabulary.
 
-use rustc_hash::FxHashMap;
-
 /// The longest piece that is kept, in bytes: with its length it fills a `u128`.
 const LONGEST: usize = 15;
 /// The most ids that a slot holds itself; where there are more, they lie in `Cache::many`.
-const IDS: usize = 3;
+pub const IDS: usize = 3;
 /// The most ids in `Cache::many`, as much memory as the slots. When it is full, the cache starts anew.
 const MOST_MANY: usize = 1 << 20;
 /// Sets of two slots. Ten megabytes of text have some 100,000 distinct pieces, and merging one anew takes
@@ -13,12 +11,21 @@ const MOST_MANY: usize = 1 << 20;
 const SETS_LOG2: u32 = 16;
 
 #[derive(Clone, Copy, Default)]
-struct Slot {
+pub struct Slot {
     /// The bytes of the piece, its length in the highest; 0 is an empty slot.
     key: u128,
-    /// The ids, or, if there are more than fit, where they start in `Cache::many`.
-    ids: [u32; IDS],
-    count: u32,
+    /// The ids, or, if there are more than fit, where they start in `Cache::many`; their number last.
+    ids: [u32; IDS + 1],
+}
+
+impl Slot {
+    /// The ids of a piece, followed by what is no id, and their number: to be copied whole, which is faster
+    /// than a loop over few. `None` if the slot has another piece or more ids than it can hold.
+    #[inline(always)]
+    pub fn few(&self, key: u128) -> Option<(&[u32; IDS + 1], usize)> {
+        let count = self.ids[IDS] as usize;
+        (self.key == key && count <= IDS).then_some((&self.ids, count))
+    }
 }
 
 /// The slots of all the pieces with one hash: a cache line.
@@ -29,23 +36,28 @@ struct Set {
     older: Slot,
 }
 
-/// Longer pieces that are kept, up to so many bytes: lines of tables, indentation, long words.
-const LONGEST_LONG: usize = 256;
-/// Their number; they are forgotten all together. With an id a byte they take 5 MB.
-const MOST_LONG: usize = 1 << 12;
-
 /// The pieces met last: a fixed number of slots, a newer piece displacing the older of two.
 pub struct Cache {
     sets: Vec<Set>,
     many: Vec<u32>,
-    long: FxHashMap<Box<[u8]>, Box<[u32]>>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Cache { sets: vec![Set::default(); 1 << SETS_LOG2], many: Vec::new(), long: FxHashMap::default() }
+        Cache { sets: vec![Set::default(); 1 << SETS_LOG2], many: Vec::new() }
     }
 }
+
+/// The lowest n bytes.
+const MASKS: [u128; LONGEST + 1] = {
+    let mut masks = [0; LONGEST + 1];
+    let mut n = 1;
+    while n <= LONGEST {
+        masks[n] = masks[n - 1] << 8 | 0xFF;
+        n += 1;
+    }
+    masks
+};
 
 /// The key of `text[start..end]`, if it is short enough to have one.
 #[inline]
@@ -56,7 +68,7 @@ pub fn key(text: &[u8], start: usize, end: usize) -> Option<u128> {
     }
     let bytes = match text[start..].first_chunk() {
         // What follows the piece is masked away.
-        Some(&chunk) => u128::from_le_bytes(chunk) & ((1 << (8 * length)) - 1),
+        Some(&chunk) => u128::from_le_bytes(chunk) & MASKS[length],
         None => {
             let mut bytes = [0; LONGEST + 1];
             bytes[..length].copy_from_slice(&text[start..end]);
@@ -88,20 +100,27 @@ fn hash(key: u128) -> u64 {
 }
 
 impl Cache {
+    /// The slot that has a key, if any has.
+    #[inline(always)]
+    pub fn slot(&self, key: u128) -> &Slot {
+        let set = &self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
+        if set.newer.key == key { &set.newer } else { &set.older }
+    }
+
     #[inline]
     pub fn get(&self, key: u128) -> Option<&[u32]> {
-        let set = &self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
-        let slot = if set.newer.key == key { &set.newer } else { &set.older };
-        let count = slot.count as usize;
+        let slot = self.slot(key);
+        let count = slot.ids[IDS] as usize;
         (slot.key == key).then(|| match slot.ids.get(..count) {
-            Some(ids) => ids,
-            None => &self.many[slot.ids[0] as usize..][..count],
+            Some(ids) if count <= IDS => ids,
+            _ => &self.many[slot.ids[0] as usize..][..count],
         })
     }
 
     pub fn put(&mut self, key: u128, ids: impl ExactSizeIterator<Item = u32>) {
         let count = ids.len();
-        let mut slot = Slot { key, count: count as u32, ..Slot::default() };
+        let mut slot = Slot { key, ..Slot::default() };
+        slot.ids[IDS] = count as u32;
         if count <= IDS {
             slot.ids.iter_mut().zip(ids).for_each(|(place, id)| *place = id);
         } else {
@@ -114,22 +133,6 @@ impl Cache {
         }
         let set = &mut self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
         *set = Set { newer: slot, older: set.newer };
-    }
-}
-
-impl Cache {
-    /// The ids of a piece that has no key.
-    pub fn get_long(&self, piece: &[u8]) -> Option<&[u32]> {
-        if piece.len() > LONGEST_LONG { None } else { self.long.get(piece).map(|ids| &**ids) }
-    }
-
-    pub fn put_long(&mut self, piece: &[u8], ids: &[u32]) {
-        if piece.len() <= LONGEST_LONG {
-            if self.long.len() >= MOST_LONG {
-                self.long.clear();
-            }
-            self.long.insert(piece.into(), ids.into());
-        }
     }
 }
 

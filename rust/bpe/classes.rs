@@ -76,12 +76,15 @@ impl Classes {
     /// The flags of a character.
     #[inline]
     pub fn of(&self, c: char) -> u8 {
-        let code = c as usize;
-        if code < BLOCK {
-            self.ascii[code]
-        } else {
-            self.blocks[self.block_of[code / BLOCK] as usize][code % BLOCK]
-        }
+        self.of_code(u32::from(c))
+    }
+
+    /// The flags of the character of a code point; none beyond the last.
+    #[inline(always)]
+    pub fn of_code(&self, code: u32) -> u8 {
+        let code = code as usize;
+        let block = self.block_of.get(code / BLOCK).map(|&block| usize::from(block));
+        block.and_then(|block| self.blocks.get(block)).map_or(0, |flags| flags[code % BLOCK])
     }
 }
 

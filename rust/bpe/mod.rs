@@ -1,13 +1,14 @@
 //! Byte-pair encoding: loading tokenizers, text to ids, ids to text.
 //!
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
-//! `special`, `normalize`, `pretokenize` (with `scan` and `classes`), `encode` (with `merges`,
-//! `cache`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`. `batch` and `truncate`
-//! cut texts at `seams`. `load` opens a file, whose parts a loader
-//! a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new vocabulary.
+//! `special`, `normalize`, `pretokenize` (with `scan`, `boundaries`, `masks` and `classes`), `encode`
+//! (with `merges`, `cache`, `long_pieces`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`.
+//! `batch` and `truncate` cut texts at `seams`. `load` opens a file, whose parts a loader a format
+//! (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new vocabulary.
 
 pub mod alphabet;
 pub mod batch;
+mod boundaries;
 mod cache;
 mod classes;
 mod cuts;
@@ -16,6 +17,8 @@ pub mod encode;
 pub mod gguf;
 pub mod json;
 pub mod load;
+mod long_pieces;
+mod masks;
 pub mod merges;
 pub mod normalize;
 pub mod offsets;

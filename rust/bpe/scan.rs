@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::boundaries::{BATCH, Fill, Gpt2};
 use super::classes::{Classes, LETTER, LOWER, NEWLINE, NUMBER, SPACE, UPPER, classes};
 
 /// A pattern with a scanner.
@@ -93,6 +94,29 @@ impl Scanner {
         spellings.map(|(pattern, _)| *pattern).find(|pattern| may_stand(pattern)).unwrap_or_default()
     }
 
+    /// Calls `batch` with the start of a piece and the ends of it and some that follow it, until all of
+    /// the text was given or it fails.
+    #[inline]
+    pub fn each_batch<E>(
+        self,
+        text: &str,
+        mut batch: impl FnMut(usize, &[usize]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let cursor = Cursor { text, classes: classes() };
+        let mut start = 0;
+        let mut ends = [0; BATCH];
+        while start < text.len() {
+            let found = match self {
+                Scanner::Gpt2 => Fill { pattern: Gpt2, cursor, start, ends: &mut ends }.dispatch(),
+                Scanner::Words(pattern) => Fill { pattern, cursor, start, ends: &mut ends }.dispatch(),
+                Scanner::Cased(pattern) => Fill { pattern, cursor, start, ends: &mut ends }.dispatch(),
+            };
+            batch(start, &ends[..found])?;
+            start = ends[found - 1];
+        }
+        Ok(())
+    }
+
     /// Calls `piece` with each piece of the text, in order, until it fails.
     #[inline]
     pub fn each_piece<E>(
@@ -100,20 +124,21 @@ impl Scanner {
         text: &str,
         piece: &mut (impl FnMut(Range<usize>) -> Result<(), E> + ?Sized),
     ) -> Result<(), E> {
-        let cursor = Cursor { text, classes: classes() };
-        // One loop a pattern, so that the choice is made once a text.
-        match self {
-            Scanner::Gpt2 => cursor.each_piece(|start| cursor.gpt2(start), piece),
-            Scanner::Words(options) => cursor.each_piece(|start| cursor.words(start, options), piece),
-            Scanner::Cased(options) => cursor.each_piece(|start| cursor.cased(start, options), piece),
-        }
+        self.each_batch(text, |mut start, ends| {
+            for &end in ends {
+                piece(start..end)?;
+                start = end;
+            }
+            Ok(())
+        })
     }
 }
 
+/// Finds the end of a piece, a character at a time.
 #[derive(Clone, Copy)]
-struct Cursor<'a> {
-    text: &'a str,
-    classes: &'static Classes,
+pub struct Cursor<'a> {
+    pub text: &'a str,
+    pub classes: &'static Classes,
 }
 
 /// A character met in the text: itself, its class flags, and where the next one starts.
@@ -141,21 +166,6 @@ impl Met {
 }
 
 impl Cursor<'_> {
-    #[inline]
-    fn each_piece<E>(
-        self,
-        end_of: impl Fn(usize) -> usize,
-        piece: &mut (impl FnMut(Range<usize>) -> Result<(), E> + ?Sized),
-    ) -> Result<(), E> {
-        let mut start = 0;
-        while start < self.text.len() {
-            let end = end_of(start);
-            piece(start..end)?;
-            start = end;
-        }
-        Ok(())
-    }
-
     /// The character at a byte position; `None` at the end of the text.
     #[inline(always)]
     fn at(self, position: usize) -> Option<Met> {
@@ -195,7 +205,7 @@ impl Cursor<'_> {
         position
     }
 
-    fn gpt2(self, start: usize) -> usize {
+    pub fn gpt2(self, start: usize) -> usize {
         let Some(first) = self.at(start) else { return start };
         if first.c == '\''
             && let Some(end) = self.contraction(start, false)
@@ -215,7 +225,7 @@ impl Cursor<'_> {
         }
     }
 
-    fn words(self, start: usize, options: Words) -> usize {
+    pub fn words(self, start: usize, options: Words) -> usize {
         let Some(first) = self.at(start) else { return start };
         if first.c == '\''
             && let Some(end) = self.contraction(start, true)
@@ -238,7 +248,7 @@ impl Cursor<'_> {
         }
     }
 
-    fn cased(self, start: usize, options: Cased) -> usize {
+    pub fn cased(self, start: usize, options: Cased) -> usize {
         let Some(first) = self.at(start) else { return start };
         let after_lead = first.may_lead_a_word().then_some(first.next);
         let word = after_lead
@@ -328,7 +338,7 @@ impl Cursor<'_> {
     }
 
     /// `'s|'t|'re|'ve|'m|'ll|'d`, in small letters only or, `(?i)`, in either case.
-    fn contraction(self, start: usize, either_case: bool) -> Option<usize> {
+    pub fn contraction(self, start: usize, either_case: bool) -> Option<usize> {
         let rest = self.text[start..].strip_prefix('\'')?;
         let mut letters = rest.chars();
         // Case-insensitively, the long s is an s.
@@ -380,24 +390,35 @@ mod tests {
         }
     }
 
-    #[test]
-    fn scanners_equal_their_regular_expressions() {
+    /// Texts of up to `most` characters: some of single characters, some of runs.
+    fn texts(most: usize, mut each: impl FnMut(&str)) {
         let alphabet: Vec<char> = ALPHABET.chars().collect();
         let mut state = 7u64;
         let mut random = move |bound: usize| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as usize % bound
         };
+        for _ in 0..6000 {
+            let (length, longest_run) = (random(most), 1 + random(6));
+            // Fewer different characters meet more often.
+            let few: Vec<char> = (0..2 + random(40)).map(|_| alphabet[random(alphabet.len())]).collect();
+            let mut text = String::new();
+            while text.chars().count() < length {
+                let c = few[random(few.len())];
+                text.extend(std::iter::repeat_n(c, 1 + random(longest_run)));
+            }
+            each(&text);
+        }
+    }
+
+    #[test]
+    fn scanners_equal_their_regular_expressions() {
         for (pattern, scanner) in PATTERNS {
             // The patterns of llama.cpp spell the contractions out and so leave out the long s.
             let spelt_out = pattern.starts_with("(?:'[sS]");
             let regex = fancy_regex::Regex::new(pattern).unwrap();
-            for _ in 0..4000 {
-                let length = random(24);
-                let text: String = (0..length)
-                    .map(|_| alphabet[random(alphabet.len())])
-                    .filter(|&c| !(spelt_out && c == 'ſ'))
-                    .collect();
+            texts(90, |text| {
+                let text = if spelt_out { text.replace('ſ', "s") } else { text.to_owned() };
                 let mut expected = regex.find_iter(&text);
                 let mut scan = |piece| {
                     let found = expected.next().map(|found| found.unwrap().range());
@@ -406,7 +427,28 @@ mod tests {
                 };
                 scanner.each_piece(&text, &mut scan).unwrap();
                 assert!(expected.next().is_none(), "{pattern} on {text:?}");
-            }
+            });
+        }
+    }
+
+    #[test]
+    fn windows_equal_the_cursor() {
+        for (_, scanner) in PATTERNS {
+            texts(900, |text| {
+                let cursor = Cursor { text, classes: classes() };
+                let mut end = 0;
+                let mut scan = |piece: Range<usize>| {
+                    end = match scanner {
+                        Scanner::Gpt2 => cursor.gpt2(end),
+                        Scanner::Words(options) => cursor.words(end, options),
+                        Scanner::Cased(options) => cursor.cased(end, options),
+                    };
+                    assert_eq!(piece.end, end, "{scanner:?} on {text:?}");
+                    Ok::<(), ()>(())
+                };
+                scanner.each_piece(text, &mut scan).unwrap();
+                assert_eq!(end, text.len());
+            });
         }
     }
 }

@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use super::alphabet;
-use super::cache::{self, Cache, Words};
+use super::boundaries::BATCH;
+use super::cache::{self, Cache, IDS, Words};
 use super::encode::{ByteLevel, Model};
+use super::long_pieces::LongPieces;
 use super::merges::{Scratch, Symbol};
 use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
@@ -89,6 +91,7 @@ pub struct Tokenizer {
 struct Workspace {
     scratch: Scratch,
     cache: Cache,
+    long: LongPieces,
 }
 
 /// Room is made for an id every so many bytes, which is about what large vocabularies need of English.
@@ -179,7 +182,7 @@ impl Tokenizer {
     }
 
     pub fn encode(&self, text: &str, options: &Options<'_>) -> Result<Encoding> {
-        self.encode_parts(&[text.as_bytes()], text, &[], options)
+        self.encode_chunks(&[Source::Text(text)], text, &[], options)
     }
 
     /// Encodes bytes that need not be UTF-8: an invalid sequence is a piece of its own, and with a
@@ -192,7 +195,7 @@ impl Tokenizer {
                 "bytes that are not UTF-8",
                 "text, whose characters offsets count",
             )),
-            Err(_) => self.encode_parts(&chunks(bytes), "", &[], options),
+            Err(_) => self.encode_chunks(&chunks(bytes), "", &[], options),
         }
     }
 
@@ -209,12 +212,12 @@ impl Tokenizer {
     pub fn encode_onto(&self, ids: &mut Vec<u32>, text: Source<'_>, allowed: Allowed<'_>) -> Result<()> {
         let options = Options { add_special_tokens: false, allowed, offsets: false };
         let before = std::mem::take(ids);
-        let one = [text.bytes()];
         (*ids, _) = match text {
-            Source::Bytes(bytes) if std::str::from_utf8(bytes).is_err() => {
-                self.run(&chunks(bytes), &[], &options, before)?
-            }
-            _ => self.run(&one, &[], &options, before)?,
+            Source::Bytes(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => self.run(&[Source::Text(text)], &[], &options, before)?,
+                Err(_) => self.run(&chunks(bytes), &[], &options, before)?,
+            },
+            text => self.run(&[text], &[], &options, before)?,
         };
         Ok(())
     }
@@ -222,7 +225,7 @@ impl Tokenizer {
     /// The byte at which each id of a text starts, without what is put around it.
     pub fn starts(&self, text: &str, allowed: Allowed<'_>) -> Result<Vec<usize>> {
         let options = Options { add_special_tokens: false, allowed, offsets: true };
-        let (_, places) = self.run(&[text.as_bytes()], &[], &options, Vec::new())?;
+        let (_, places) = self.run(&[Source::Text(text)], &[], &options, Vec::new())?;
         Ok(places.iter().map(Place::start).collect())
     }
 
@@ -241,14 +244,13 @@ impl Tokenizer {
             }
         }
         let options = Options { add_special_tokens, ..Options::default() };
-        self.encode_parts(&[text.as_bytes()], &text, &untrusted, &options)
+        self.encode_chunks(&[Source::Text(&text)], &text, &untrusted, &options)
     }
 
-    /// Encodes chunks, each UTF-8 or an invalid sequence. `text` is what offsets count in, and what
-    /// `untrusted` ranges over.
-    fn encode_parts(
+    /// Encodes chunks, each a text or an invalid sequence of bytes. `text` is what offsets count in, and what `untrusted` ranges over.
+    fn encode_chunks(
         &self,
-        chunks: &[&[u8]],
+        chunks: &[Source<'_>],
         text: &str,
         untrusted: &[Range<usize>],
         options: &Options<'_>,
@@ -272,11 +274,11 @@ impl Tokenizer {
         Ok(Encoding { ids, offsets })
     }
 
-    /// Appends the ids of chunks, as in `encode_parts`; with what each of them stands for, if offsets are
+    /// Appends the ids of chunks, as in `encode_chunks`; with what each of them stands for, if offsets are
     /// wanted.
     fn run(
         &self,
-        chunks: &[&[u8]],
+        chunks: &[Source<'_>],
         untrusted: &[Range<usize>],
         options: &Options<'_>,
         mut ids: Vec<u32>,
@@ -295,9 +297,10 @@ impl Tokenizer {
             pieces: 0,
         };
         for chunk in chunks {
-            match std::str::from_utf8(chunk) {
-                Ok(text) => run.text(text, untrusted)?,
-                Err(_) => run.piece(chunk, 0..chunk.len(), |range| range)?,
+            match *chunk {
+                Source::Text(text) => run.text(text, untrusted)?,
+                Source::Bytes([]) => {}
+                Source::Bytes(invalid) => run.piece(invalid, 0..invalid.len(), |range| range)?,
             }
         }
         let Run { ids, places, mut workspace, .. } = run;
@@ -307,9 +310,12 @@ impl Tokenizer {
     }
 }
 
-/// Bytes as UTF-8 and invalid sequences.
-fn chunks(bytes: &[u8]) -> Vec<&[u8]> {
-    bytes.utf8_chunks().flat_map(|chunk| [chunk.valid().as_bytes(), chunk.invalid()]).collect()
+/// Texts and the invalid sequences between them, which may be empty.
+fn chunks(bytes: &[u8]) -> Vec<Source<'_>> {
+    bytes
+        .utf8_chunks()
+        .flat_map(|chunk| [Source::Text(chunk.valid()), Source::Bytes(chunk.invalid())])
+        .collect()
 }
 
 /// The short pieces that the model makes one token of. Not every token is one: some cannot be reached
@@ -340,6 +346,7 @@ struct Run<'a> {
     ids: Vec<u32>,
     /// What each id stands for, if offsets are wanted.
     places: Vec<Place>,
+    /// Pieces since the last look for Ctrl-C.
     pieces: usize,
 }
 
@@ -381,15 +388,49 @@ impl Run<'_> {
                 None => {
                     let mut part = text.slice(range);
                     part.normalize(&self.tokenizer.parts.rewrites)?;
+                    let bytes = part.text.as_bytes();
+                    if let [Split::Scan(scanner)] = self.tokenizer.parts.splits[..]
+                        && self.remember
+                    {
+                        scanner.each_batch(&part.text, |start, ends| self.pieces(bytes, start, ends))?;
+                        continue;
+                    }
                     each_piece(&self.tokenizer.parts.splits, &part.text, &mut |piece| {
                         let start = piece.start;
-                        self.piece(part.text.as_bytes(), piece, |range| {
-                            part.origin(start + range.start..start + range.end)
-                        })
+                        self.piece(bytes, piece, |range| part.origin(start + range.start..start + range.end))
                     })?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Pieces that follow each other, whose tokens are remembered.
+    fn pieces(&mut self, text: &[u8], mut start: usize, ends: &[usize]) -> Result<()> {
+        self.pieces += ends.len();
+        if self.pieces >= PIECES_BETWEEN_CHECKS {
+            self.pieces = 0;
+            interrupt::check()?;
+        }
+        // Ids gather here, from where they go to the vector many at once.
+        let mut ids = [0; IDS * BATCH + 1];
+        let mut count = 0;
+        for &end in ends {
+            let key = cache::key(text, start, end);
+            match key.and_then(|key| self.workspace.cache.slot(key).few(key)) {
+                Some((few, number)) => {
+                    ids[count..][..few.len()].copy_from_slice(few);
+                    count += number;
+                }
+                None => {
+                    self.ids.extend_from_slice(&ids[..count]);
+                    count = 0;
+                    self.piece(text, start..end, |range| range)?;
+                }
+            }
+            start = end;
+        }
+        self.ids.extend_from_slice(&ids[..count]);
         Ok(())
     }
 
@@ -403,7 +444,8 @@ impl Run<'_> {
         origin: impl Fn(Range<usize>) -> Range<usize>,
     ) -> Result<()> {
         self.pieces += 1;
-        if self.pieces.is_multiple_of(PIECES_BETWEEN_CHECKS) {
+        if self.pieces >= PIECES_BETWEEN_CHECKS {
+            self.pieces = 0;
             interrupt::check()?;
         }
         if self.remember
@@ -425,7 +467,7 @@ impl Run<'_> {
     /// A piece that is not in the cache.
     #[inline(never)]
     fn short_piece(&mut self, key: u128, piece: &[u8]) -> Result<()> {
-        let Workspace { scratch, cache } = &mut self.workspace;
+        let Workspace { scratch, cache, .. } = &mut self.workspace;
         if let Some(id) = self.tokenizer.words.get(key) {
             cache.put(key, std::iter::once(id));
             self.ids.push(id);
@@ -445,7 +487,7 @@ impl Run<'_> {
     /// A piece that has no key.
     #[inline(never)]
     fn long_piece(&mut self, piece: &[u8]) -> Result<()> {
-        if let Some(ids) = self.workspace.cache.get_long(piece) {
+        if let Some(ids) = self.workspace.long.get(piece) {
             self.ids.extend_from_slice(ids);
             return Ok(());
         }
@@ -457,13 +499,13 @@ impl Run<'_> {
                 self.ids.extend(self.workspace.scratch.symbols.iter().map(|symbol| symbol.id));
             }
         }
-        self.workspace.cache.put_long(piece, &self.ids[before..]);
+        self.workspace.long.put(piece, &self.ids[before..]);
         Ok(())
     }
 
     /// Cuts a piece where its tokens do not change, and encodes the parts.
     fn parts_of(&mut self, model: &ByteLevel, piece: &[u8]) -> Result<()> {
-        let Workspace { scratch, cache } = &mut self.workspace;
+        let Workspace { scratch, cache, .. } = &mut self.workspace;
         let ids = &mut self.ids;
         let cuts = model.cuts().zip(std::str::from_utf8(piece).ok());
         let mut pieces = 0usize;

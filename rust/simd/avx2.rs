@@ -2,15 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{Op, Simd};
+use super::{BYTES, Op, Simd};
 
 /// Exists only inside [`run`], where the instruction set is known to be there.
 #[derive(Clone, Copy)]
 pub struct Avx2(());
 
 /// # Safety
-/// The machine has AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
+/// The machine has AVX2, FMA, BMI 1 and 2.
+#[target_feature(enable = "avx2,fma,bmi1,bmi2")]
 pub unsafe fn run<O: Op>(op: O) -> O::Output {
     op.run(Avx2(()))
 }
@@ -61,6 +61,7 @@ unsafe fn half_mask(from: usize, to: usize, first: i32) -> __m256i {
 impl Simd for Avx2 {
     type F32 = F32;
     type Mask = [__m256; 2];
+    type Bytes = [__m256i; 2];
 
     const WIDE: bool = false;
 
@@ -199,5 +200,25 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn reduce_max(self, a: F32) -> f32 {
         unsafe { reduce_max(_mm256_max_ps(a[0], a[1])) }
+    }
+
+    #[inline(always)]
+    fn bytes(self, block: &[u8; BYTES]) -> [__m256i; 2] {
+        let (halves, _) = block.as_chunks::<{ BYTES / 2 }>();
+        unsafe {
+            [_mm256_loadu_si256(halves[0].as_ptr().cast()), _mm256_loadu_si256(halves[1].as_ptr().cast())]
+        }
+    }
+
+    #[inline(always)]
+    fn between(self, bytes: [__m256i; 2], first: u8, last: u8) -> u64 {
+        let half = |bytes| unsafe {
+            let from_first = _mm256_sub_epi8(bytes, _mm256_set1_epi8(first as i8));
+            let most = _mm256_set1_epi8(last.wrapping_sub(first) as i8);
+            // a ≤ b where min(a, b) = a, for there is no unsigned comparison.
+            let within = _mm256_cmpeq_epi8(_mm256_min_epu8(from_first, most), from_first);
+            _mm256_movemask_epi8(within) as u32
+        };
+        u64::from(half(bytes[0])) | u64::from(half(bytes[1])) << 32
     }
 }

@@ -2,15 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{Op, Simd};
+use super::{BYTES, Op, Simd};
 
 /// Exists only inside [`run`], where the instruction set is known to be there.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
 /// # Safety
-/// The machine has AVX-512 F and DQ.
-#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
+/// The machine has AVX-512 F, DQ and BW, FMA, BMI 1 and 2.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx2,fma,bmi1,bmi2")]
 pub unsafe fn run<O: Op>(op: O) -> O::Output {
     op.run(Avx512(()))
 }
@@ -21,11 +21,12 @@ fn below(n: usize) -> __mmask16 {
     if n >= 16 { 0xFFFF } else { (1u16 << n) - 1 }
 }
 
-// SAFETY (all blocks): `Avx512` values exist only where AVX-512 F and DQ are available; pointers
+// SAFETY (all blocks): `Avx512` values exist only where AVX-512 F, DQ and BW are available; pointers
 // are vouched for by the callers of the unsafe methods, and a masked lane is not accessed.
 impl Simd for Avx512 {
     type F32 = __m512;
     type Mask = __mmask16;
+    type Bytes = __m512i;
 
     const WIDE: bool = true;
 
@@ -148,6 +149,19 @@ impl Simd for Avx512 {
         unsafe {
             let a = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
             super::avx2::reduce_max(a)
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(self, block: &[u8; BYTES]) -> __m512i {
+        unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn between(self, bytes: __m512i, first: u8, last: u8) -> u64 {
+        unsafe {
+            let from_first = _mm512_sub_epi8(bytes, _mm512_set1_epi8(first as i8));
+            _mm512_cmple_epu8_mask(from_first, _mm512_set1_epi8(last.wrapping_sub(first) as i8))
         }
     }
 }

@@ -21,6 +21,8 @@ mod portable;
 
 /// Float lanes of a vector.
 pub const LANES: usize = 16;
+/// Bytes of a vector, as wide as its floats.
+pub const BYTES: usize = 64;
 
 /// A vector of 16 float32 lanes and what kernels do with it.
 ///
@@ -32,6 +34,8 @@ pub trait Simd: Copy {
     type F32: Copy;
     /// 16 truth values.
     type Mask: Copy;
+    /// 64 bytes.
+    type Bytes: Copy;
 
     /// Whether 24 accumulators fit into registers (else 6).
     const WIDE: bool;
@@ -89,6 +93,10 @@ pub trait Simd: Copy {
     fn reduce_sum(self, a: Self::F32) -> f32;
     /// The same tree with [`Simd::max`].
     fn reduce_max(self, a: Self::F32) -> f32;
+
+    fn bytes(self, block: &[u8; BYTES]) -> Self::Bytes;
+    /// Bit i is set if `first ≤ byte i ≤ last`.
+    fn between(self, bytes: Self::Bytes, first: u8, last: u8) -> u64;
 
     /// Up to 16 floats, 0 in the lanes past the end of `src`.
     #[inline(always)]
@@ -162,11 +170,19 @@ pub fn available() -> Vec<Isa> {
     let mut found = vec![Isa(Kind::Portable)];
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // Every processor with AVX2 has BMI too, and every one with AVX-512 BW has DQ and AVX2.
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+        {
             found.push(Isa(Kind::Avx2));
-        }
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
-            found.push(Isa(Kind::Avx512));
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512bw")
+            {
+                found.push(Isa(Kind::Avx512));
+            }
         }
     }
     found

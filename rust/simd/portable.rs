@@ -1,6 +1,6 @@
 //! Plain Rust: an array of 16 floats.
 
-use super::{LANES, Op, Simd};
+use super::{BYTES, LANES, Op, Simd};
 
 #[derive(Clone, Copy)]
 pub struct Portable;
@@ -58,6 +58,7 @@ fn fma(a: &F32, b: &F32, c: &F32) -> F32 {
 impl Simd for Portable {
     type F32 = F32;
     type Mask = [bool; LANES];
+    type Bytes = [u8; BYTES];
 
     const WIDE: bool = false;
 
@@ -175,6 +176,21 @@ impl Simd for Portable {
     #[inline(always)]
     fn reduce_max(self, a: F32) -> f32 {
         reduce(a, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn bytes(self, block: &[u8; BYTES]) -> [u8; BYTES] {
+        *block
+    }
+
+    #[inline(always)]
+    fn between(self, bytes: [u8; BYTES], first: u8, last: u8) -> u64 {
+        let within = bytes.map(|byte| u8::from(byte.wrapping_sub(first) <= last.wrapping_sub(first)));
+        let (eights, _) = within.as_chunks::<8>();
+        // The product brings the low bit of byte i to bit 56 + i: 8 i + 7 (8 - i) = 56 + i, and no other
+        // two bytes meet there.
+        let gather = |eight: &[u8; 8]| u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        eights.iter().rev().fold(0, |bits, eight| bits << 8 | gather(eight))
     }
 }
 

@@ -85,6 +85,32 @@ fn instruction_sets_agree_on_every_operation() {
     }
 }
 
+/// The bytes of a block that lie between two.
+struct Between([u8; BYTES], u8, u8);
+
+impl Op for Between {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> u64 {
+        s.between(s.bytes(&self.0), self.1, self.2)
+    }
+}
+
+#[test]
+fn instruction_sets_find_the_bytes_between_two() {
+    for (first, last) in [(b'a', b'z'), (0, 0), (0x80, 0xFF), (b'\t', b'\r'), (255, 255), (0, 255)] {
+        for start in 0..=255u8 {
+            let block: [u8; BYTES] = std::array::from_fn(|i| start.wrapping_add((7 * i) as u8));
+            let bit = |i: usize| u64::from((first..=last).contains(&block[i])) << i;
+            let expected: u64 = (0..BYTES).map(bit).sum();
+            for isa in available() {
+                assert_eq!(dispatch_on(isa, Between(block, first, last)), expected, "{isa:?} {first} {last}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_unknown_name_is_an_error() {
     let message = Isa::from_name("sse9").unwrap_err().to_string();
