@@ -6,9 +6,11 @@ const LONGEST: usize = 15;
 pub const IDS: usize = 3;
 /// The most ids in `Cache::many`, as much memory as the slots. When it is full, the cache starts anew.
 const MOST_MANY: usize = 1 << 20;
-/// Sets of two slots. Ten megabytes of text have some 100,000 distinct pieces, and merging one anew takes
-/// longer than reading a slot that has left the second-level cache: 128 Ki slots, 4 MB.
-const SETS_LOG2: u32 = 16;
+/// Sets of two slots, at first and at most: 256 KB, and 16 MB. Merging a piece anew takes longer than
+/// reading a slot that has left the second-level cache, so sets become twice as many when an eighth of
+/// them has had to forget a piece.
+const FIRST_SETS_LOG2: u32 = 12;
+const MOST_SETS_LOG2: u32 = 18;
 
 #[derive(Clone, Copy, Default)]
 pub struct Slot {
@@ -36,15 +38,23 @@ struct Set {
     older: Slot,
 }
 
-/// The pieces met last: a fixed number of slots, a newer piece displacing the older of two.
+/// The pieces met last; of those of a set, a newer one displaces the older of two.
 pub struct Cache {
     sets: Vec<Set>,
+    sets_log2: u32,
+    /// Pieces displaced since there are so many sets.
+    displaced: usize,
     many: Vec<u32>,
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Cache { sets: vec![Set::default(); 1 << SETS_LOG2], many: Vec::new() }
+        Cache {
+            sets: vec![Set::default(); 1 << FIRST_SETS_LOG2],
+            sets_log2: FIRST_SETS_LOG2,
+            displaced: 0,
+            many: Vec::new(),
+        }
     }
 }
 
@@ -100,10 +110,15 @@ fn hash(key: u128) -> u64 {
 }
 
 impl Cache {
+    #[inline(always)]
+    fn set_of(&self, key: u128) -> usize {
+        (hash(key) >> (64 - self.sets_log2)) as usize
+    }
+
     /// The slot that has a key, if any has.
     #[inline(always)]
     pub fn slot(&self, key: u128) -> &Slot {
-        let set = &self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
+        let set = &self.sets[self.set_of(key)];
         if set.newer.key == key { &set.newer } else { &set.older }
     }
 
@@ -131,8 +146,30 @@ impl Cache {
             slot.ids[0] = self.many.len() as u32;
             self.many.extend(ids);
         }
-        let set = &mut self.sets[(hash(key) >> (64 - SETS_LOG2)) as usize];
+        self.insert(slot);
+        if self.displaced > self.sets.len() / 8 && self.sets_log2 < MOST_SETS_LOG2 {
+            self.grow();
+        }
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let at = self.set_of(slot.key);
+        let set = &mut self.sets[at];
+        self.displaced += usize::from(set.older.key != 0);
         *set = Set { newer: slot, older: set.newer };
+    }
+
+    fn grow(&mut self) {
+        self.sets_log2 += 1;
+        self.displaced = 0;
+        let twice = vec![Set::default(); 1 << self.sets_log2];
+        for set in std::mem::replace(&mut self.sets, twice) {
+            for slot in [set.older, set.newer] {
+                if slot.key != 0 {
+                    self.insert(slot);
+                }
+            }
+        }
     }
 }
 
@@ -230,5 +267,6 @@ mod tests {
             assert!(cache.many.len() <= MOST_MANY);
         }
         assert_eq!(cache.get(1), None);
+        assert_eq!(cache.sets.len(), 1 << MOST_SETS_LOG2);
     }
 }

@@ -7,11 +7,11 @@ use rustc_hash::FxHasher;
 
 /// The longest piece that is kept, in bytes.
 const LONGEST: usize = 255;
-/// Slots, each for one piece: 1 MB.
-const SLOTS_LOG2: u32 = 16;
-/// When the pieces kept have so many bytes or so many ids, 2 MB each, all are forgotten.
-const MOST_BYTES: usize = 1 << 21;
-const MOST_IDS: usize = 1 << 19;
+/// Sets of two slots: 2 MB.
+const SETS_LOG2: u32 = 16;
+/// When the pieces kept have so many bytes or so many ids, 4 MB each, all are forgotten.
+const MOST_BYTES: usize = 1 << 22;
+const MOST_IDS: usize = 1 << 20;
 
 #[derive(Clone, Copy, Default)]
 struct Slot {
@@ -25,33 +25,34 @@ struct Slot {
     count: u16,
 }
 
-/// Pieces and their ids, one after the other; a newer piece displaces the older one of its slot.
+/// Pieces and their ids, one after the other; of those of a set, a newer one displaces the older of two.
 #[derive(Default)]
 pub struct LongPieces {
-    slots: Vec<Slot>,
+    sets: Vec<[Slot; 2]>,
     bytes: Vec<u8>,
     ids: Vec<u32>,
 }
 
-/// The slot and the check of a piece.
+/// The set and the check of a piece.
 #[inline]
 fn place(piece: &[u8]) -> (usize, u32) {
     let mut hasher = FxHasher::default();
     hasher.write(piece);
     let hash = hasher.finish();
-    ((hash >> (64 - SLOTS_LOG2)) as usize, hash as u32)
+    ((hash >> (64 - SETS_LOG2)) as usize, hash as u32)
 }
 
 impl LongPieces {
     #[inline]
     pub fn get(&self, piece: &[u8]) -> Option<&[u32]> {
         let (at, check) = place(piece);
-        let slot = self.slots.get(at)?;
-        let found = slot.check == check && slot.len as usize == piece.len() && {
-            let start = slot.bytes as usize;
-            self.bytes[start..start + piece.len()] == *piece
+        let is_it = |slot: &&Slot| {
+            slot.check == check
+                && slot.len as usize == piece.len()
+                && self.bytes[slot.bytes as usize..][..piece.len()] == *piece
         };
-        found.then(|| &self.ids[slot.ids as usize..][..slot.count as usize])
+        let slot = self.sets.get(at)?.iter().find(is_it)?;
+        Some(&self.ids[slot.ids as usize..][..slot.count as usize])
     }
 
     /// Keeps a piece, unless it is empty or too long.
@@ -60,20 +61,21 @@ impl LongPieces {
             return;
         }
         let full = self.bytes.len() + piece.len() > MOST_BYTES || self.ids.len() + ids.len() > MOST_IDS;
-        if full || self.slots.is_empty() {
+        if full || self.sets.is_empty() {
             self.bytes.clear();
             self.ids.clear();
-            self.slots.clear();
-            self.slots.resize(1 << SLOTS_LOG2, Slot::default());
+            self.sets.clear();
+            self.sets.resize(1 << SETS_LOG2, Default::default());
         }
         let (at, check) = place(piece);
-        self.slots[at] = Slot {
+        let newer = Slot {
             bytes: self.bytes.len() as u32,
             ids: self.ids.len() as u32,
             check,
             len: piece.len() as u16,
             count: ids.len() as u16,
         };
+        self.sets[at] = [newer, self.sets[at][0]];
         self.bytes.extend_from_slice(piece);
         self.ids.extend_from_slice(ids);
     }
