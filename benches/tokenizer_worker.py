@@ -44,7 +44,7 @@ def llmcore_engine(path: Path, _: str) -> Engine:
 
     tokenizer = llmcore.Tokenizer.from_file(path, pattern=path.stem)
     return Engine(
-        lambda texts: np.concatenate(tokenizer.encode_batch(texts)),
+        lambda texts: tokenizer.encode_batch(texts, flat=True)[0],
         tokenizer.encode_array,
         tokenizer.encode,
         lambda ids, _: tokenizer.decode_bytes(ids),

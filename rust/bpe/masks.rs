@@ -106,7 +106,7 @@ impl Masks {
             let inner = |i: usize| u32::from(block[(at + i) % BYTES] & 0x3F);
             let (width, code) = match lead {
                 ..0xE0 => (2, (lead & 0x1F) << 6 | inner(1)),
-                ..0xF0 => (3, (lead & 0x0F) << 12 | inner(1) << 6 | inner(2)),
+                0xE0..0xF0 => (3, (lead & 0x0F) << 12 | inner(1) << 6 | inner(2)),
                 _ => (4, (lead & 0x07) << 18 | inner(1) << 12 | inner(2) << 6 | inner(3)),
             };
             if at + width > self.len {
