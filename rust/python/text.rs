@@ -1,5 +1,7 @@
 //! Texts and ids as Python gives them.
 
+use std::borrow::Cow;
+
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -42,39 +44,45 @@ impl AllowedSpecial {
 }
 
 /// A text as Python gives it: `bytes` as they are, a `str` as UTF-8.
-pub enum Input<'py> {
-    Bytes(Bound<'py, PyBytes>),
-    Text(Bound<'py, PyString>),
+pub enum Input<'a> {
+    AsItIs(Source<'a>),
+    Mended(String),
 }
 
-impl<'py> Input<'py> {
-    pub fn new(text: &Bound<'py, PyAny>) -> PyResult<Self> {
-        if let Ok(bytes) = text.cast::<PyBytes>() {
-            return Ok(Input::Bytes(bytes.clone()));
+impl<'a> Input<'a> {
+    pub fn new(text: &'a Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(string) = text.cast::<PyString>() {
+            return Ok(match mended(string)? {
+                Cow::Borrowed(text) => Input::AsItIs(Source::Text(text)),
+                Cow::Owned(text) => Input::Mended(text),
+            });
         }
-        let Ok(string) = text.cast::<PyString>() else {
-            let found = text.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("text: found {found}, expected str or bytes")));
-        };
-        Ok(Input::Text(mended(string)?))
+        match text.cast::<PyBytes>() {
+            Ok(bytes) => Ok(Input::AsItIs(Source::Bytes(bytes.as_bytes()))),
+            Err(_) => {
+                let found = text.get_type().name()?;
+                Err(PyTypeError::new_err(format!("text: found {found}, expected str or bytes")))
+            }
+        }
     }
 
-    pub fn source(&self) -> PyResult<Source<'_>> {
-        Ok(match self {
-            Input::Bytes(bytes) => Source::Bytes(bytes.as_bytes()),
-            Input::Text(text) => Source::Text(text.to_str()?),
-        })
+    #[inline]
+    pub fn source(&self) -> Source<'_> {
+        match self {
+            Input::AsItIs(source) => *source,
+            Input::Mended(text) => Source::Text(text),
+        }
     }
 }
 
-/// A `str` with surrogates, read as UTF-16: pairs are characters, a lone one is U+FFFD.
-pub fn mended<'py>(string: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyString>> {
-    if string.to_str().is_ok() {
-        return Ok(string.clone());
+/// A `str`; one with surrogates is read as UTF-16: pairs are characters, a lone one is U+FFFD.
+pub fn mended<'a>(string: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, str>> {
+    if let Ok(text) = string.to_str() {
+        return Ok(Cow::Borrowed(text));
     }
     let utf16 = string.call_method1("encode", ("utf-16", "surrogatepass"))?;
     let mended = utf16.call_method1("decode", ("utf-16", "replace"))?;
-    Ok(mended.cast_into::<PyString>()?)
+    Ok(Cow::Owned(mended.extract()?))
 }
 
 /// Token ids as Python gives them: one, a list, or a NumPy array of integers.

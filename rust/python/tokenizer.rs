@@ -1,5 +1,6 @@
 //! The tokenizer for Python: `Tokenizer`, `StreamDecoder`.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -130,7 +131,7 @@ impl PyTokenizer {
             return Ok(self.list(py, &ids)?.into_any());
         }
         let input = Input::new(text)?;
-        let source = input.source()?;
+        let source = input.source();
         let options = Options { add_special_tokens, allowed, offsets: true };
         let encoding = py.detach(|| match source {
             Source::Text(text) => self.tokenizer.encode(text, &options),
@@ -164,7 +165,7 @@ impl PyTokenizer {
     ) -> PyResult<usize> {
         let allowed = allowed_of(allowed_special.as_ref())?;
         let input = Input::new(text)?;
-        let source = input.source()?;
+        let source = input.source();
         if source.len() < SHORT {
             let options = Options { add_special_tokens, allowed, offsets: false };
             return Ok(self.tokenizer.encode_source(source, &options)?.len());
@@ -196,9 +197,11 @@ impl PyTokenizer {
             return Err(Error::argument("n", n, expected).into());
         };
         let whole = mended(text)?;
-        let text = whole.to_str()?;
-        let beginning = py.detach(|| self.tokenizer.truncate(text, room, allowed))?;
-        Ok(if beginning.len() == text.len() { whole.clone() } else { PyString::new(py, beginning) })
+        let beginning = py.detach(|| self.tokenizer.truncate(&whole, room, allowed))?;
+        match &whole {
+            Cow::Borrowed(whole) if whole.len() == beginning.len() => Ok(text.clone()),
+            _ => Ok(PyString::new(py, beginning)),
+        }
     }
 
     /// `encode_array` of each text, on all threads; or, if `flat`, one array of uint32 with the ids of all
@@ -219,8 +222,8 @@ impl PyTokenizer {
                     describe(texts)
                 ))
             })?;
-        let inputs: Vec<Input<'py>> = texts.iter().map(Input::new).collect::<PyResult<_>>()?;
-        let sources: Vec<Source<'_>> = inputs.iter().map(Input::source).collect::<PyResult<_>>()?;
+        let inputs: Vec<Input<'_>> = texts.iter().map(Input::new).collect::<PyResult<_>>()?;
+        let sources: Vec<Source<'_>> = inputs.iter().map(Input::source).collect();
         let allowed = allowed_of(allowed_special.as_ref())?;
         let rows = py.detach(|| self.tokenizer.encode_rows(&sources, add_special_tokens, allowed))?;
         if flat {
@@ -248,13 +251,9 @@ impl PyTokenizer {
         spans: Vec<(Bound<'_, PyString>, bool)>,
         add_special_tokens: bool,
     ) -> PyResult<Vec<u32>> {
-        let mended: Vec<Bound<'_, PyString>> =
-            spans.iter().map(|(text, _)| mended(text)).collect::<PyResult<_>>()?;
-        let texts: Vec<(&str, bool)> = mended
-            .iter()
-            .zip(&spans)
-            .map(|(text, (_, trusted))| Ok((text.to_str()?, *trusted)))
-            .collect::<PyResult<_>>()?;
+        let mended: Vec<(Cow<'_, str>, bool)> =
+            spans.iter().map(|(text, trusted)| Ok((mended(text)?, *trusted))).collect::<PyResult<_>>()?;
+        let texts: Vec<(&str, bool)> = mended.iter().map(|(text, trusted)| (&**text, *trusted)).collect();
         Ok(py.detach(|| self.tokenizer.encode_spans(&texts, add_special_tokens))?.ids)
     }
 
@@ -393,7 +392,7 @@ impl PyTokenizer {
         allowed: Allowed<'_>,
     ) -> PyResult<Vec<u32>> {
         let input = Input::new(text)?;
-        let source = input.source()?;
+        let source = input.source();
         let options = Options { add_special_tokens, allowed, offsets: false };
         match source.len() {
             // Letting go of the interpreter costs as much as encoding ten words.
