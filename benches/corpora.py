@@ -1,25 +1,33 @@
-"""The texts and vocabularies that the tokenizer's benchmark reads, made once and kept.
+"""The texts and vocabularies that the tokenizer's benchmarks read, made once and kept.
 
 English is the reStructuredText of the package `python3.11-doc`. The multilingual text is `debian-handbook`
 in Arabic, Chinese, French, German, Japanese, Persian, Russian and Spanish, a chapter of each in turn, the
 markup taken out. Where `apt-get download` does not work, English is the source text of Python's own
 library and there is no multilingual text.
 
+The text that vocabularies are trained on is of the packages of `DOCUMENTATION`, in more than a dozen
+languages: the markup of HTML taken out, that of manual pages left in. Its documents are shuffled, so that
+its beginning is like the whole. No file is read twice.
+
 GPT-2's vocabulary comes from the source archive of openai-whisper, cl100k from the wheel of litellm.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import html
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import machine
@@ -28,6 +36,16 @@ sys.path.insert(0, str(machine.ROOT / "tests"))
 import gpt2_files
 
 KEPT = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "llmcore" / "benches"
+MANUAL_PAGES = ("de", "dev", "es", "fr", "ja", "pl", "ru", "zh")
+DOCUMENTATION = {
+    "python3.11-doc": r"\.rst\.txt",
+    "perl-doc": r"\.pod",
+    "libboost1.74-doc": r"\.(html|cpp)",
+    "debian-handbook": r"\.html",
+    "installation-guide-amd64": r"\.txt",
+    **{f"manpages-{name}": r"\.[1-9]" for name in MANUAL_PAGES},
+}
+"""Debian packages, and how the names of the files end that are read of each."""
 LANGUAGES = ("ar-MA", "zh-CN", "fr-FR", "de-DE", "ja-JP", "fa-IR", "ru-RU", "es-ES")
 DOCUMENT = 16_000
 """Characters of a document, at most; it ends with a line."""
@@ -89,6 +107,35 @@ def multilingual() -> list[str]:
         names = sorted(path.name for path in root.rglob("en-US/*.html"))
         chapters = [next(root.rglob(f"{language}/{name}"), None) for name in names for language in LANGUAGES]
         return [without_markup(path.read_text()) for path in chapters if path is not None]
+
+
+def training(megabytes: int) -> Path | None:
+    """A file of so many megabytes of documentation, cut after a line; None if there are not as many."""
+    path = KEPT / f"documentation-{megabytes}.txt"
+    size = megabytes * 1_000_000
+    if not path.exists():
+        documents = [part for package in DOCUMENTATION for text in texts_of(package) for part in cut(text)]
+        random.Random(1).shuffle(documents)
+        data = "\n".join(documents).encode()
+        if len(data) < size:
+            return None
+        KEPT.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data[: data.rindex(b"\n", 0, size) + 1])
+    return path
+
+
+def texts_of(package: str) -> Iterator[str]:
+    """The text of a package of `DOCUMENTATION`."""
+    chosen = re.compile(DOCUMENTATION[package] + r"(\.gz)?$")
+    with tempfile.TemporaryDirectory() as folder:
+        root = unpack(package, Path(folder))
+        for path in sorted(root.rglob("*")) if root else []:
+            if not chosen.search(path.name) or path.is_symlink() or not path.is_file():
+                continue
+            data = path.read_bytes()
+            with contextlib.suppress(UnicodeDecodeError):
+                text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+                yield without_markup(text) if path.suffix == ".html" else text
 
 
 def without_markup(page: str) -> str:

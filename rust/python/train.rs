@@ -56,7 +56,7 @@ impl PyTrainer {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<String> {
         let trainer = self.trainer.take().ok_or_else(finished)?;
-        let wanted = Wanted { vocab_size, min_frequency, special_tokens };
+        let wanted = Wanted { vocab_size, min_frequency, min_piece_count: 1, special_tokens };
         let mut progress = Progress::new(progress);
         let json = py.detach(|| trainer.finish(&wanted, |tokens| progress.report(tokens))?.to_json())?;
         Ok(json)

@@ -1,10 +1,10 @@
 //! Counting the pieces of texts, on all threads.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustc_hash::FxHashMap;
-
+use super::runs::{Runs, Sum};
+use super::table::{BATCH, Table};
 use crate::bpe::cache;
 use crate::bpe::pretokenize::{Split, each_piece};
 use crate::error::{Error, Result};
@@ -13,212 +13,269 @@ use crate::{interrupt, threads};
 /// Texts that one thread counts at a time add up to about this many bytes.
 const CHUNK_BYTES: usize = 1 << 17;
 
-/// Between two looks at the memory that the tables take.
-const ROUND_CHUNKS: usize = 128;
+/// Batches of pieces between two looks for Ctrl-C.
+const BATCHES_BETWEEN_CHECKS: usize = 1 << 8;
 
-/// Pieces between two looks for Ctrl-C.
-const PIECES_BETWEEN_CHECKS: usize = 1 << 12;
-
-/// What a hash table takes for an entry besides the entry: a byte of control, and the slots that its
-/// greatest load of 7/8 leaves empty.
-const fn table_bytes(capacity: usize, entry: usize) -> usize {
-    capacity / 7 * 8 * (entry + 1)
-}
-
-/// How often each piece occurs.
-#[derive(Default)]
-pub struct Counts {
-    /// Pieces that fit a key of `cache::key`.
-    short: FxHashMap<u128, u64>,
-    long: FxHashMap<Box<[u8]>, u64>,
-    /// The lengths of the long pieces.
-    long_bytes: usize,
-}
-
-impl Counts {
-    /// Counts `text[range]`.
-    #[inline]
-    fn add(&mut self, text: &[u8], range: Range<usize>, count: u64) {
-        if let Some(key) = cache::key(text, range.start, range.end) {
-            *self.short.entry(key).or_default() += count;
-        } else {
-            self.add_long(&text[range], count);
-        }
-    }
-
-    fn add_long(&mut self, piece: &[u8], count: u64) {
-        if let Some(known) = self.long.get_mut(piece) {
-            *known += count;
-        } else {
-            self.long_bytes += piece.len();
-            self.long.insert(piece.into(), count);
-        }
-    }
-
-    fn absorb(&mut self, other: Counts) {
-        for (key, count) in other.short {
-            *self.short.entry(key).or_default() += count;
-        }
-        for (piece, count) in other.long {
-            self.add_long(&piece, count);
-        }
-    }
-
-    /// The memory that the tables take.
-    fn bytes(&self) -> usize {
-        let long_entry = size_of::<(Box<[u8]>, u64)>();
-        table_bytes(self.short.capacity(), size_of::<(u128, u64)>())
-            + table_bytes(self.long.capacity(), long_entry)
-            + self.long_bytes
-    }
-
-    /// How many pieces there are.
-    pub fn len(&self) -> usize {
-        self.short.len() + self.long.len()
-    }
-
-    /// Calls `piece` with every piece, in no order, and its count.
-    pub fn each(&self, mut piece: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
-        for (&key, &count) in &self.short {
-            let bytes = key.to_le_bytes();
-            piece(cache::piece(&bytes), count)?;
-        }
-        self.long.iter().try_for_each(|(long, &count)| piece(long, count))
-    }
-}
-
-/// What the texts that are counted together are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Texts {
-    /// Each is a document.
-    Documents,
-    /// Each of their lines is a document, the line break included.
-    Lines,
-}
+/// Slots looked at, or pieces read, between two looks for Ctrl-C.
+const PIECES_BETWEEN_CHECKS: usize = 1 << 16;
 
 /// Counts pieces into a table a thread. Sums do not depend on who counted what.
 pub struct Counter {
     splits: Vec<Split>,
-    tables: Mutex<Vec<Counts>>,
+    tables: Mutex<Vec<Table>>,
+    runs: Mutex<Runs>,
     max_memory: usize,
 }
 
 impl Counter {
-    /// The tables take at most `max_memory` bytes, but for what one round adds.
+    /// Tables that would take more than `max_memory` bytes together are written to a temporary file.
     pub fn new(splits: Vec<Split>, max_memory: usize) -> Self {
-        Counter { splits, tables: Mutex::default(), max_memory }
+        Counter { splits, tables: Mutex::default(), runs: Mutex::default(), max_memory }
     }
 
-    /// Counts the pieces of texts.
-    pub fn add(&mut self, texts: &[&str], kind: Texts) -> Result<()> {
-        let parts: Vec<&str> = texts.iter().flat_map(|text| self.cut(text, kind)).collect();
+    /// Counts the pieces of texts, each of which is a document.
+    pub fn add_documents(&mut self, texts: &[&str]) -> Result<()> {
+        let parts: Vec<&str> = texts.iter().flat_map(|text| self.cut(text)).collect();
         let chunks = chunks(&parts);
-        for round in chunks.chunks(ROUND_CHUNKS) {
-            let failure = Mutex::new(None);
-            threads::for_each(round.len(), |i| {
-                if lock(&failure).is_some() {
-                    return;
-                }
-                let mut table = lock(&self.tables).pop().unwrap_or_default();
-                let mut chunk = parts[round[i].clone()].iter();
-                let done = interrupt::check()
-                    .and_then(|()| chunk.try_for_each(|part| self.count(part, kind, &mut table)));
-                lock(&self.tables).push(table);
-                if let Err(error) = done {
-                    lock(&failure).get_or_insert(error);
-                }
-            });
-            if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                return Err(error);
+        self.run(chunks.len(), |i, tally| {
+            parts[chunks[i].clone()].iter().try_for_each(|part| self.count(part, tally))
+        })
+    }
+
+    /// Counts the pieces of lines, each of which is a document, the line break included. Meanwhile a thread
+    /// does something else. `invalid` makes an error of the place of bytes that are no UTF-8.
+    pub fn add_lines(
+        &mut self,
+        lines: &[u8],
+        meanwhile: impl Fn() + Sync,
+        invalid: impl Fn(usize) -> Error + Sync,
+    ) -> Result<()> {
+        let chunks = chunks_of_lines(lines);
+        self.run(chunks.len() + 1, |i, tally| {
+            let Some(chunk) = i.checked_sub(1).map(|i| chunks[i].clone()) else {
+                meanwhile();
+                return Ok(());
+            };
+            let start = chunk.start;
+            let text =
+                std::str::from_utf8(&lines[chunk]).map_err(|error| invalid(start + error.valid_up_to()))?;
+            text.split_inclusive('\n').try_for_each(|line| self.count(line, tally))
+        })
+    }
+
+    /// The counts of all texts; of pieces that occur less than `min_count` times, only what they add up to.
+    pub fn finish(self, min_count: u64) -> Result<Pieces> {
+        let mut tables = self.tables.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut runs = self.runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let source = if runs.is_empty() {
+            // The largest takes the others in.
+            tables.sort_by_key(Table::len);
+            let mut all = tables.pop().unwrap_or_default();
+            for table in tables {
+                interrupt::check()?;
+                all.absorb(&table);
             }
-            interrupt::check()?;
-            self.keep_within_memory()?;
-        }
-        Ok(())
-    }
-
-    /// The counts of all texts.
-    pub fn finish(self) -> Counts {
-        let tables = self.tables.into_inner().unwrap_or_else(PoisonError::into_inner);
-        sum(tables)
-    }
-
-    fn count(&self, part: &str, kind: Texts, table: &mut Counts) -> Result<()> {
-        let mut pieces = 0;
-        let mut document = |text: &str| {
-            each_piece(&self.splits, text, &mut |piece| {
-                pieces += 1;
-                if pieces % PIECES_BETWEEN_CHECKS == 0 {
-                    interrupt::check()?;
-                }
-                table.add(text.as_bytes(), piece, 1);
-                Ok(())
-            })
-        };
-        match kind {
-            Texts::Documents => document(part),
-            Texts::Lines => part.split_inclusive('\n').try_for_each(document),
-        }
-    }
-
-    /// The parts of a text whose pieces together are those of the text.
-    fn cut<'a>(&self, text: &'a str, kind: Texts) -> Vec<&'a str> {
-        let may_cut: fn(&[u8], usize) -> bool = match (kind, self.splits.as_slice()) {
-            (Texts::Lines, _) => |bytes, at| bytes[at - 1] == b'\n',
-            // In the patterns that have a scanner no piece goes on from a letter or a digit to a space,
-            // and none looks past the one to the other.
-            (Texts::Documents, [Split::Scan(_)]) => {
-                |bytes, at| bytes[at] == b' ' && bytes[at - 1].is_ascii_alphanumeric()
+            Source::Table(all)
+        } else {
+            for table in tables {
+                runs.write(&table.sort())?;
             }
-            (Texts::Documents, _) => return vec![text],
+            Source::Sum(runs.sum(self.max_memory)?)
         };
+        Ok(Pieces { source, min_count })
+    }
+
+    /// Runs jobs on the threads, each of which counts into a table. The error is that of the first that fails.
+    fn run(&self, jobs: usize, job: impl Fn(usize, &mut Tally) -> Result<()> + Sync) -> Result<()> {
+        let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        threads::for_each(jobs, |i| {
+            if lock(&failure).as_ref().is_some_and(|(failed, _)| *failed < i) {
+                return;
+            }
+            let mut tally = Tally::new(lock(&self.tables).pop().unwrap_or_default());
+            let done = interrupt::check().and_then(|()| job(i, &mut tally));
+            let done = done.and_then(|()| self.keep(tally.finish()));
+            if let Err(error) = done {
+                let mut failure = lock(&failure);
+                if failure.as_ref().is_none_or(|(failed, _)| i < *failed) {
+                    *failure = Some((i, error));
+                }
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some((_, error)) => Err(error),
+            None => interrupt::check(),
+        }
+    }
+
+    /// Keeps a table for the next job, or writes it out if it has got too large.
+    fn keep(&self, table: Table) -> Result<()> {
+        if table.bytes() <= self.max_memory / threads::size() {
+            lock(&self.tables).push(table);
+            return Ok(());
+        }
+        let sorted = table.sort();
+        lock(&self.runs).write(&sorted)
+    }
+
+    fn count(&self, document: &str, tally: &mut Tally) -> Result<()> {
+        each_piece(&self.splits, document, &mut |piece| tally.add(document.as_bytes(), piece))
+    }
+
+    /// The parts of a document whose pieces together are those of the document.
+    fn cut<'a>(&self, text: &'a str) -> Vec<&'a str> {
         let mut parts = Vec::new();
         let mut rest = text;
-        while rest.len() > CHUNK_BYTES {
+        while rest.len() > CHUNK_BYTES && matches!(self.splits.as_slice(), [Split::Scan(_)]) {
             let bytes = rest.as_bytes();
-            match (CHUNK_BYTES..bytes.len()).find(|&at| may_cut(bytes, at)) {
-                Some(at) => {
-                    let (part, after) = rest.split_at(at);
-                    parts.push(part);
-                    rest = after;
-                }
-                None => break,
-            }
+            // In the patterns that have a scanner no piece goes on from a letter or a digit to a space,
+            // and none looks past the one to the other.
+            let may_cut = |&at: &usize| bytes[at] == b' ' && bytes[at - 1].is_ascii_alphanumeric();
+            let Some(at) = (CHUNK_BYTES..bytes.len()).find(may_cut) else { break };
+            let (part, after) = rest.split_at(at);
+            parts.push(part);
+            rest = after;
         }
         parts.push(rest);
         parts
     }
+}
 
-    /// An error if one table of all counts takes more memory than is allowed.
-    fn keep_within_memory(&mut self) -> Result<()> {
-        let tables = self.tables.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if tables.iter().map(Counts::bytes).sum::<usize>() <= self.max_memory {
-            return Ok(());
+/// A table, and pieces that are counted into it together.
+struct Tally {
+    table: Table,
+    keys: [u128; BATCH],
+    waiting: usize,
+    batches: usize,
+}
+
+impl Tally {
+    fn new(table: Table) -> Self {
+        Tally { table, keys: [0; BATCH], waiting: 0, batches: 0 }
+    }
+
+    /// Counts `text[range]`.
+    #[inline]
+    fn add(&mut self, text: &[u8], range: Range<usize>) -> Result<()> {
+        let Some(key) = cache::key(text, range.start, range.end) else {
+            return self.add_long(&text[range]);
+        };
+        self.keys[self.waiting] = key;
+        self.waiting += 1;
+        if self.waiting == BATCH { self.count_batch() } else { Ok(()) }
+    }
+
+    fn count_batch(&mut self) -> Result<()> {
+        self.table.add_keys(&self.keys[..self.waiting]);
+        self.waiting = 0;
+        self.batches += 1;
+        if self.batches.is_multiple_of(BATCHES_BETWEEN_CHECKS) { interrupt::check() } else { Ok(()) }
+    }
+
+    fn add_long(&mut self, piece: &[u8]) -> Result<()> {
+        if u32::try_from(piece.len()).is_err() {
+            return Err(Error::argument("text", "4 GiB in one piece", "a pattern that cuts it"));
         }
-        let one = sum(std::mem::take(tables));
-        let (bytes, pieces) = (one.bytes(), one.len());
-        tables.push(one);
-        within_memory(bytes, self.max_memory, || format!("the {pieces} different pieces met so far"))
+        self.table.add_long(piece, 1);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Table {
+        self.table.add_keys(&self.keys[..self.waiting]);
+        self.table
     }
 }
 
-/// An error if `what` takes more bytes than `max_memory`.
-pub fn within_memory(bytes: usize, max_memory: usize, what: impl FnOnce() -> String) -> Result<()> {
-    match bytes <= max_memory {
-        true => Ok(()),
-        false => {
-            let expected = format!("at least the {bytes} that {} take", what());
-            Err(Error::argument("max_memory", format!("{max_memory} bytes"), expected))
-        }
-    }
+enum Source {
+    Table(Table),
+    Sum(Sum),
 }
 
-fn sum(mut tables: Vec<Counts>) -> Counts {
-    // The largest takes the others in.
-    tables.sort_by_key(Counts::len);
-    let mut all = tables.pop().unwrap_or_default();
-    tables.into_iter().for_each(|table| all.absorb(table));
-    all
+/// The different pieces and how often each occurs.
+pub struct Pieces {
+    source: Source,
+    min_count: u64,
+}
+
+/// Pieces that were left out because they are rare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub pieces: u64,
+    pub occurrences: u64,
+    /// Of how many pieces.
+    pub all_pieces: u64,
+    /// Of how many occurrences.
+    pub all_occurrences: u64,
+}
+
+impl Pieces {
+    /// Calls `piece` with every piece of one of several shares, and its count.
+    pub fn each(
+        &self,
+        share: usize,
+        shares: usize,
+        mut piece: impl FnMut(&[u8], u64) -> Result<()>,
+    ) -> Result<()> {
+        self.each_with_rare(
+            share,
+            shares,
+            |bytes, count| {
+                if count >= self.min_count { piece(bytes, count) } else { Ok(()) }
+            },
+        )
+    }
+
+    /// What `each` leaves out.
+    pub fn dropped(&self) -> Result<Dropped> {
+        let mut dropped = Dropped::default();
+        if self.min_count > 1 {
+            self.each_with_rare(0, 1, |_, count| {
+                dropped.all_pieces += 1;
+                dropped.all_occurrences += count;
+                if count < self.min_count {
+                    dropped.pieces += 1;
+                    dropped.occurrences += count;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(dropped)
+    }
+
+    fn each_with_rare(
+        &self,
+        share: usize,
+        shares: usize,
+        mut piece: impl FnMut(&[u8], u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut seen = 0usize;
+        let mut due = || {
+            seen += 1;
+            if seen.is_multiple_of(PIECES_BETWEEN_CHECKS) { interrupt::check() } else { Ok(()) }
+        };
+        match &self.source {
+            Source::Table(table) => {
+                let slots = table.slots();
+                let bound = |share| slots.len() / shares * share + (slots.len() % shares) * share / shares;
+                let mut bytes = [0; 16];
+                for &slot in &slots[bound(share)..bound(share + 1)] {
+                    due()?;
+                    if let Some(found) = table.piece(slot, &mut bytes) {
+                        piece(found, slot.count)?;
+                    }
+                }
+                Ok(())
+            }
+            Source::Sum(sum) => {
+                let mut index = 0;
+                sum.each(|found, count| {
+                    due()?;
+                    index += 1;
+                    if index % shares == share { piece(found, count) } else { Ok(()) }
+                })
+            }
+        }
+    }
 }
 
 /// Ranges of parts, each of `CHUNK_BYTES` together or one longer part.
@@ -238,7 +295,21 @@ fn chunks(parts: &[&str]) -> Vec<Range<usize>> {
     chunks
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// Ranges of whole lines, each of about `CHUNK_BYTES`.
+fn chunks_of_lines(lines: &[u8]) -> Vec<Range<usize>> {
+    let mut chunks = Vec::new();
+    let mut start = 0;
+    while start < lines.len() {
+        let least = (start + CHUNK_BYTES).min(lines.len());
+        let more = lines[least..].iter().position(|&byte| byte == b'\n');
+        let end = more.map_or(lines.len(), |more| least + more + 1);
+        chunks.push(start..end);
+        start = end;
+    }
+    chunks
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -255,7 +326,7 @@ mod tests {
             assert!(all.insert(piece.to_vec(), count).is_none());
             Ok(())
         };
-        counter.finish().each(add).unwrap();
+        counter.finish(1).unwrap().each(0, 1, add).unwrap();
         all
     }
 
@@ -292,8 +363,8 @@ mod tests {
             };
             scanner.each_piece(&text, &mut piece).unwrap();
             let mut counter = Counter::new(vec![Split::Scan(scanner)], usize::MAX);
-            counter.add(&[&text], Texts::Documents).unwrap();
-            assert!(counter.cut(&text, Texts::Documents).len() > 1);
+            counter.add_documents(&[&text]).unwrap();
+            assert!(counter.cut(&text).len() > 1);
             assert_eq!(counts(counter), expected);
         }
     }
@@ -301,10 +372,45 @@ mod tests {
     #[test]
     fn lines_are_documents() {
         let mut counter = Counter::new(vec![Split::Scan(Scanner::Gpt2)], usize::MAX);
-        counter.add(&["a\n\n b"], Texts::Lines).unwrap();
-        counter.add(&["a\n\n b"], Texts::Documents).unwrap();
+        let invalid = |at: usize| Error::argument("text", at, "UTF-8");
+        counter.add_lines(b"a\n\n b", || (), invalid).unwrap();
+        counter.add_documents(&["a\n\n b"]).unwrap();
         // As one document, the line breaks are one piece.
         let expected: [(&[u8], u64); 4] = [(b"a", 2), (b"\n", 2), (b"\n\n", 1), (b" b", 2)];
         assert_eq!(counts(counter), expected.map(|(piece, count)| (piece.to_vec(), count)).into());
+    }
+
+    #[test]
+    fn the_first_bytes_that_are_no_text_are_told() {
+        let mut lines = b"abc\n".repeat(CHUNK_BYTES);
+        let last = lines.len() - 3;
+        lines[last] = 0xff;
+        lines[CHUNK_BYTES + 9] = 0xff;
+        let mut counter = Counter::new(vec![Split::Scan(Scanner::Gpt2)], usize::MAX);
+        let error = counter.add_lines(&lines, || (), |at| Error::argument("text", at, "UTF-8")).unwrap_err();
+        assert_eq!(error.to_string(), format!("text: found {}, expected UTF-8", CHUNK_BYTES + 9));
+    }
+
+    /// Tables that are written out and those that are not give the same sums, in any number of shares.
+    #[test]
+    fn what_is_spilled_counts() {
+        let text: String =
+            (0..200_000u32).map(|i| format!(" {:x} {}", i % 7919, "é".repeat(i as usize % 90))).collect();
+        let count = |max_memory| {
+            let mut counter = Counter::new(vec![Split::Scan(Scanner::Gpt2)], max_memory);
+            counter.add_documents(&[&text]).unwrap();
+            assert_eq!(counter.runs.lock().unwrap().is_empty(), max_memory > 1 << 30);
+            let pieces = counter.finish(3).unwrap();
+            let mut all = BTreeMap::new();
+            for share in 0..3 {
+                let add = |piece: &[u8], count| {
+                    assert!(all.insert(piece.to_vec(), count).is_none());
+                    Ok(())
+                };
+                pieces.each(share, 3, add).unwrap();
+            }
+            (all, pieces.dropped().unwrap())
+        };
+        assert_eq!(count(1000), count(usize::MAX));
     }
 }

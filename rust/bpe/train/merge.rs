@@ -8,200 +8,176 @@
 //! borders only ever vanish, so it had its own from the start, no merge went across them, and those
 //! inside went from the left to the right in every word alike. Once it is one symbol it is so
 //! everywhere. Hence a merge makes a new symbol, and new pairs are those with the new symbol: a pair
-//! comes up once, all its words are then known, and later its count can only fall. So the queue may
+//! comes up once, all its places are then known, and later its count can only fall. So the queue may
 //! hold each pair once, with a count that is looked up again when the pair is drawn.
+//!
+//! # Rare pairs are not known
+//! Most pairs are never merged. One that has less than `threshold` occurrences when it comes up will never
+//! have more, and as long as another has at least so many it is not its turn: nothing is kept of it. When
+//! no known pair reaches the threshold, that is lowered, and the words are searched for pairs that have
+//! become worth knowing.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use super::count::{Counts, within_memory};
+use super::count::Pieces;
+use super::words::{Layout, NONE, Occurrences, Pair, Symbol, Words, left, pair, right};
 use crate::error::{Error, Result};
-use crate::interrupt;
-
-/// Symbols looked at between two looks for Ctrl-C.
-const SYMBOLS_BETWEEN_CHECKS: usize = 1 << 16;
+use crate::{interrupt, threads};
 
 /// Merges between two looks at the memory.
 const MERGES_BETWEEN_CHECKS: usize = 256;
 
-/// Two adjacent symbols, the left one in the high half: pairs compare as numbers do.
-type Pair = u64;
+/// From so many places on, a merge is worth waking the other threads.
+const PLACES_FOR_THREADS: usize = 1 << 11;
 
-fn pair(left: u32, right: u32) -> Pair {
-    u64::from(left) << 32 | u64::from(right)
-}
+/// More shares of the words than this are not worth their own tables.
+const MOST_SHARES: usize = 16;
 
-fn left(pair: Pair) -> u32 {
-    (pair >> 32) as u32
-}
+/// The threshold is at first such that pairs of so many times the wanted number would reach it if all were
+/// equally frequent. Counts of merges fall about as the inverse of their number, so this is well below the last.
+const PAIRS_PER_TOKEN: u64 = 64;
 
-fn right(pair: Pair) -> u32 {
-    pair as u32
-}
-
-/// The different pieces of the text, as symbols, one after the other.
-#[derive(Default)]
-struct Words {
-    symbols: Vec<u32>,
-    /// Where each word begins; words shrink and leave a gap before the next.
-    starts: Vec<usize>,
-    lens: Vec<u32>,
-    counts: Vec<u64>,
-}
-
-impl Words {
-    /// Words of one symbol hold no pair and are left out.
-    fn new(counts: &Counts, symbol_of: &[u32; 256]) -> Result<Self> {
-        let mut words = Words::default();
-        counts.each(|piece, count| {
-            if piece.len() < 2 {
-                return Ok(());
-            }
-            let too_much = |_| Error::argument("text", "4 GiB in one piece", "a pattern that cuts it");
-            words.lens.push(u32::try_from(piece.len()).map_err(too_much)?);
-            words.starts.push(words.symbols.len());
-            words.counts.push(count);
-            words.symbols.extend(piece.iter().map(|&byte| symbol_of[usize::from(byte)]));
-            Ok(())
-        })?;
-        match u32::try_from(words.starts.len()) {
-            Ok(n) if n != u32::MAX => Ok(words),
-            _ => Err(Error::argument("text", "2³² different pieces", "fewer")),
-        }
-    }
-
-    fn range(&self, word: u32) -> Range<usize> {
-        let word = word as usize;
-        self.starts[word]..self.starts[word] + self.lens[word] as usize
-    }
-}
+/// What the threshold is divided by when it is lowered.
+const STEP: u64 = 4;
 
 /// What is known of a pair.
 struct Known {
     pair: Pair,
     /// Its occurrences in the text, until it is merged.
-    count: i64,
-    /// Of the rows that are being made: how many words its row has, then where the next one goes.
-    fill: usize,
-    /// One more than the last word that came into its row.
-    last_word: u32,
+    count: u64,
 }
 
-/// A pair that may be merged, in the words of a row.
-///
-/// The greatest has the greatest count, then the smallest pair.
+/// A pair that may be merged. The greatest has the greatest count, then the smallest pair.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     count: u64,
     pair: Reverse<Pair>,
-    /// Where its row begins.
-    row: Reverse<usize>,
-    words: usize,
     /// Its place among the known pairs.
     known: u32,
 }
 
-/// A symbol beside the pair that is being merged, on one side of it.
-struct Neighbour {
-    symbol: u32,
-    on_the_left: bool,
-    /// How often, in the text.
-    count: i64,
-}
-
 /// The state of the search. `run` finds the merges.
-pub struct Merger {
-    words: Words,
+pub struct Merger<S> {
+    words: Vec<Words<S>>,
+    /// How many bytes each symbol has.
+    lens: Vec<u32>,
     known: Vec<Known>,
     /// Where in `known` a pair is.
     place_of: FxHashMap<Pair, u32>,
     queue: BinaryHeap<Candidate>,
-    /// The words of all candidates, row by row.
-    rows: Vec<u32>,
-    /// Pairs that came up and the words they came up in, until `make_rows`.
-    found: Vec<(u32, u32)>,
-    neighbours: Vec<Neighbour>,
-    /// Where in `neighbours` a symbol on the left, or on the right, is; `NONE` if it is not.
+    threshold: u64,
+    /// The neighbours of all shares: what is on the left or not, and how often.
+    neighbours: Vec<(u32, bool, u64)>,
+    /// Where in `neighbours` a symbol on the right, or on the left, is; `NONE` if it is not.
     neighbour_of: [Vec<u32>; 2],
+    max_memory: usize,
 }
 
-const NONE: u32 = u32::MAX;
-
-impl Merger {
+impl<S: Symbol> Merger<S> {
     /// Starts with the pieces' bytes as symbols.
-    pub fn new(counts: Counts, symbol_of: &[u32; 256]) -> Result<Self> {
-        let words = Words::new(&counts, symbol_of)?;
+    pub fn new(pieces: Pieces, symbol_of: &[u32; 256], max_memory: usize) -> Result<Self> {
+        let shares = threads::size().min(MOST_SHARES);
+        let layouts = in_parallel(&mut vec![(); shares], |share, ()| Layout::new(&pieces, share, shares))?;
+        let places: usize = layouts.iter().map(Layout::len).sum();
+        // Each place is a symbol, and in a row.
+        let bytes = places * (size_of::<S>() + size_of::<u32>());
+        within_memory(bytes, max_memory, || format!("{places} bytes of different pieces"))?;
+        let mut layouts: Vec<Option<Layout>> = layouts.into_iter().map(Some).collect();
+        let words = in_parallel(&mut layouts, |share, layout| {
+            layout.take().map(|layout| Words::new(layout, &pieces, (share, shares), symbol_of)).transpose()
+        })?;
         // The tables are not needed beside the pairs.
-        drop(counts);
-        let mut merger = Merger {
-            words,
+        drop(pieces);
+        // Special tokens have ids below those of the bytes.
+        let symbols = symbol_of.iter().max().map_or(0, |&last| last as usize + 1);
+        Ok(Merger {
+            words: words.into_iter().flatten().collect(),
+            lens: vec![1; symbols],
             known: Vec::new(),
             place_of: FxHashMap::default(),
             queue: BinaryHeap::new(),
-            rows: Vec::new(),
-            found: Vec::new(),
+            threshold: u64::MAX,
             neighbours: Vec::new(),
             neighbour_of: [Vec::new(), Vec::new()],
-        };
-        for word in 0..merger.words.starts.len() {
-            if word % (SYMBOLS_BETWEEN_CHECKS / 8) == 0 {
-                interrupt::check()?;
-            }
-            let count = merger.words.counts[word] as i64;
-            let range = merger.words.range(word as u32);
-            for i in range.start + 1..range.end {
-                let pair = pair(merger.words.symbols[i - 1], merger.words.symbols[i]);
-                let place = merger.place(pair);
-                merger.known[place as usize].count += count;
-                merger.found.push((place, word as u32));
+            max_memory,
+        })
+    }
+
+    /// Looks for pairs that reach a threshold, which may depend on the pairs that are not known.
+    fn find(&mut self, threshold: impl FnOnce(&FxHashMap<Pair, Occurrences>) -> u64) -> Result<()> {
+        let (lens, place_of) = (&self.lens, &mut self.place_of);
+        let found = in_parallel(&mut self.words, |_, words| words.find(lens, place_of))?;
+        let mut all: FxHashMap<Pair, Occurrences> = FxHashMap::default();
+        for (&pair, occurrences) in found.iter().flatten() {
+            all.entry(pair).or_default().count += occurrences.count;
+        }
+        self.threshold = threshold(&all);
+        let before = self.known.len();
+        for (pair, Occurrences { count, .. }) in all {
+            if count >= self.threshold {
+                let known = self.known.len() as u32;
+                place_of.insert(pair, known);
+                self.known.push(Known { pair, count });
+                self.queue.push(Candidate { count, pair: Reverse(pair), known });
             }
         }
-        merger.make_rows();
-        merger.found = Vec::new();
-        Ok(merger)
+        let new = &self.known[before..];
+        let places = found.into_iter().map(|found| {
+            new.iter().map(|known| found.get(&known.pair).map_or(0, |found| found.places)).collect()
+        });
+        let mut words: Vec<(&mut Words<S>, Vec<usize>)> = self.words.iter_mut().zip(places).collect();
+        in_parallel(&mut words, |_, (words, places)| words.find_rows(lens, place_of, places, before))?;
+        Ok(())
     }
 
     /// The memory that the search takes.
     fn bytes(&self) -> usize {
-        let Words { symbols, starts, lens, counts } = &self.words;
-        size_of_val(symbols.as_slice())
-            + size_of_val(starts.as_slice())
-            + size_of_val(lens.as_slice())
-            + size_of_val(counts.as_slice())
+        self.words.iter().map(Words::bytes).sum::<usize>()
             + self.known.capacity() * size_of::<Known>()
             + self.place_of.capacity() * size_of::<(Pair, u32)>() * 8 / 7
             + self.queue.capacity() * size_of::<Candidate>()
-            + self.rows.capacity() * size_of::<u32>()
-            + self.found.capacity() * size_of::<(u32, u32)>()
     }
 
     /// Merges until `name`, which gives the symbol of two, or `None` to end. No pair that occurs less
-    /// than `min_frequency` times is merged.
+    /// than `min_frequency` times is merged. There will be `vocab_size` symbols at most.
     pub fn run(
         &mut self,
+        vocab_size: usize,
         min_frequency: u64,
-        max_memory: usize,
         mut name: impl FnMut(u32, u32) -> Result<Option<u32>>,
     ) -> Result<()> {
+        let least = min_frequency.max(1);
+        self.find(|pairs| {
+            let all: u64 = pairs.values().map(|occurrences| occurrences.count).sum();
+            (all / PAIRS_PER_TOKEN / vocab_size as u64).max(least)
+        })?;
         let mut merges = 0usize;
-        while let Some(mut top) = self.queue.pop() {
-            let count = self.known[top.known as usize].count.max(0) as u64;
+        loop {
+            let Some(top) = self.queue.pop() else {
+                if self.lower_threshold(least)? { continue } else { break }
+            };
+            let count = self.known[top.known as usize].count;
             if top.count != count {
-                top.count = count;
-                self.queue.push(top);
+                self.queue.push(Candidate { count, ..top });
                 continue;
             }
-            if count < min_frequency.max(1) {
+            if count < self.threshold && self.threshold > least {
+                self.queue.push(top);
+                self.lower_threshold(least)?;
+                continue;
+            }
+            if count < least {
                 break;
             }
-            let pair = top.pair.0;
-            let Some(symbol) = name(left(pair), right(pair))? else { break };
-            self.merge(&top, symbol)?;
+            let merged = top.pair.0;
+            let Some(symbol) = name(left(merged), right(merged))? else { break };
+            self.merge(top.known, merged, symbol)?;
             if merges.is_multiple_of(MERGES_BETWEEN_CHECKS) {
-                within_memory(self.bytes(), max_memory, || "the pairs of symbols".into())?;
+                within_memory(self.bytes(), self.max_memory, || "the pairs of symbols".into())?;
             }
             merges += 1;
             interrupt::check()?;
@@ -209,133 +185,114 @@ impl Merger {
         Ok(())
     }
 
-    /// Replaces a pair by a symbol in the words of its row.
-    fn merge(&mut self, candidate: &Candidate, symbol: u32) -> Result<()> {
-        let pair = candidate.pair.0;
-        let row = candidate.row.0..candidate.row.0 + candidate.words;
-        let mut looked_at = 0;
-        for i in row {
-            let word = self.rows[i];
-            looked_at += self.words.lens[word as usize] as usize;
-            if looked_at > SYMBOLS_BETWEEN_CHECKS {
-                looked_at = 0;
-                interrupt::check()?;
-            }
-            self.merge_in_word(word, pair, symbol);
+    /// Whether the threshold was above the least.
+    fn lower_threshold(&mut self, least: u64) -> Result<bool> {
+        if self.threshold <= least {
+            return Ok(false);
         }
-        self.count_neighbours(pair, symbol);
-        self.make_rows();
+        let threshold = (self.threshold / STEP).max(least);
+        self.find(|_| threshold)?;
+        Ok(true)
+    }
+
+    /// Replaces a pair by a symbol.
+    fn merge(&mut self, known: u32, merged: Pair, symbol: u32) -> Result<()> {
+        let symbols = self.lens.len().max(symbol as usize + 1);
+        self.lens.resize(symbols, 0);
+        self.neighbour_of.iter_mut().for_each(|side| side.resize(symbols, NONE));
+        self.lens[symbol as usize] = self.lens[left(merged) as usize] + self.lens[right(merged) as usize];
+        self.place_of.remove(&merged);
+        let lens = &self.lens;
+        let places: usize = self.words.iter().map(|words| words.row(known).len()).sum();
+        let alone = places < PLACES_FOR_THREADS;
+        if alone {
+            self.words.iter_mut().try_for_each(|words| words.merge(known, merged, symbol, lens))?;
+        } else {
+            in_parallel(&mut self.words, |_, words| words.merge(known, merged, symbol, lens))?;
+        }
+        self.gather_neighbours();
+        let known = self.count_neighbours(merged, symbol);
+        if alone {
+            self.words.iter_mut().for_each(|words| words.make_rows(&known));
+        } else {
+            threads::for_each_mut(&mut self.words, 1, |_, words| words[0].make_rows(&known));
+        }
         Ok(())
     }
 
-    fn merge_in_word(&mut self, word: u32, pair: Pair, symbol: u32) {
-        let range = self.words.range(word);
-        let count = self.words.counts[word as usize] as i64;
-        let (mut read, mut write) = (range.start, range.start);
-        while read < range.end {
-            let first = self.words.symbols[read];
-            let is_pair =
-                first == left(pair) && read + 1 < range.end && self.words.symbols[read + 1] == right(pair);
-            if !is_pair {
-                self.words.symbols[write] = first;
-                read += 1;
-            } else {
-                if write > range.start {
-                    self.meet(self.words.symbols[write - 1], true, word, count);
-                }
-                if read + 2 < range.end {
-                    self.meet(self.words.symbols[read + 2], false, word, count);
-                }
-                self.words.symbols[write] = symbol;
-                read += 2;
-            }
-            write += 1;
-        }
-        self.words.lens[word as usize] = (write - range.start) as u32;
-    }
-
-    /// Takes down that a symbol is beside an occurrence of the pair that is being merged.
-    fn meet(&mut self, symbol: u32, on_the_left: bool, word: u32, count: i64) {
-        let places = &mut self.neighbour_of[usize::from(on_the_left)];
-        if symbol as usize >= places.len() {
-            places.resize(symbol as usize + 1, NONE);
-        }
-        let place = &mut places[symbol as usize];
-        if *place == NONE {
-            *place = self.neighbours.len() as u32;
-            self.neighbours.push(Neighbour { symbol, on_the_left, count: 0 });
-        }
-        self.neighbours[*place as usize].count += count;
-        self.found.push((*place, word));
-    }
-
-    /// Moves the counts of the pairs with the neighbours from the parts of a pair to the whole.
-    fn count_neighbours(&mut self, merged: Pair, symbol: u32) {
-        let neighbours = std::mem::take(&mut self.neighbours);
-        let mut places = Vec::with_capacity(neighbours.len());
-        for Neighbour { symbol: other, on_the_left, count } in &neighbours {
-            self.neighbour_of[usize::from(*on_the_left)][*other as usize] = NONE;
-            let (old, new) = match on_the_left {
-                true => (pair(*other, left(merged)), pair(*other, symbol)),
-                false => (pair(right(merged), *other), pair(symbol, *other)),
-            };
-            let old = self.place(old) as usize;
-            self.known[old].count -= count;
-            let new = self.place(new);
-            self.known[new as usize].count += count;
-            places.push(new);
-        }
-        for (found, _) in &mut self.found {
-            *found = places[*found as usize];
-        }
-        self.neighbours = neighbours;
+    /// Adds up the neighbours of all shares.
+    fn gather_neighbours(&mut self) {
         self.neighbours.clear();
+        for neighbour in self.words.iter_mut().flat_map(Words::neighbours) {
+            let side = &mut self.neighbour_of[usize::from(neighbour.on_the_left)];
+            let index = &mut side[neighbour.symbol as usize];
+            if *index == NONE {
+                *index = self.neighbours.len() as u32;
+                self.neighbours.push((neighbour.symbol, neighbour.on_the_left, 0));
+            }
+            neighbour.index = *index;
+            self.neighbours[*index as usize].2 += neighbour.count;
+        }
+        for &(symbol, on_the_left, _) in &self.neighbours {
+            self.neighbour_of[usize::from(on_the_left)][symbol as usize] = NONE;
+        }
     }
 
-    /// Where a pair is in `known`.
-    fn place(&mut self, pair: Pair) -> u32 {
-        *self.place_of.entry(pair).or_insert_with(|| {
-            self.known.push(Known { pair, count: 0, fill: 0, last_word: 0 });
-            (self.known.len() - 1) as u32
-        })
+    /// Moves the counts of the pairs with the neighbours from the parts of a pair to the whole. The places of
+    /// the new pairs among the known ones; `NONE` for those that are rare.
+    fn count_neighbours(&mut self, merged: Pair, symbol: u32) -> Vec<u32> {
+        // Where an occurrence follows another, its right part was beside the new symbol for a moment.
+        let before_itself = self.neighbours.iter().find(|&&(other, left, _)| left && other == symbol);
+        let moment = before_itself.map_or(0, |&(_, _, count)| count);
+        let mut places = Vec::with_capacity(self.neighbours.len());
+        for &(other, on_the_left, count) in &self.neighbours {
+            let (old, new) = match on_the_left {
+                true => (pair(other, left(merged)), pair(other, symbol)),
+                false => (pair(right(merged), other), pair(symbol, other)),
+            };
+            if other != symbol
+                && let Some(&old) = self.place_of.get(&old)
+            {
+                self.known[old as usize].count -= count;
+            }
+            let count = if !on_the_left && other == left(merged) { count - moment } else { count };
+            if count < self.threshold {
+                places.push(NONE);
+                continue;
+            }
+            let known = self.known.len() as u32;
+            self.place_of.insert(new, known);
+            self.known.push(Known { pair: new, count });
+            self.queue.push(Candidate { count, pair: Reverse(new), known });
+            places.push(known);
+        }
+        places
     }
+}
 
-    /// Makes candidates of the pairs found, a row for each, in which a word stands once.
-    fn make_rows(&mut self) {
-        // The words of `found` ascend, or are at least together, so that looking at the last one tells
-        // whether a word is in the row already.
-        let mut pairs = Vec::new();
-        self.found.retain(|(place, word)| {
-            let known = &mut self.known[*place as usize];
-            if known.last_word == word + 1 {
-                return false;
-            }
-            if known.fill == 0 {
-                pairs.push(*place);
-            }
-            known.fill += 1;
-            known.last_word = word + 1;
-            true
-        });
-        let mut start = self.rows.len();
-        self.rows.resize(start + self.found.len(), 0);
-        for &place in &pairs {
-            let known = &mut self.known[place as usize];
-            let words = std::mem::replace(&mut known.fill, start);
-            known.last_word = 0;
-            if let Ok(count @ 1..) = u64::try_from(known.count) {
-                let pair = Reverse(known.pair);
-                self.queue.push(Candidate { count, pair, row: Reverse(start), words, known: place });
-            }
-            start += words;
-        }
-        for (place, word) in self.found.drain(..) {
-            let known = &mut self.known[place as usize];
-            self.rows[known.fill] = word;
-            known.fill += 1;
-        }
-        for place in pairs {
-            self.known[place as usize].fill = 0;
+/// An error if `what` takes more bytes than `max_memory`.
+fn within_memory(bytes: usize, max_memory: usize, what: impl FnOnce() -> String) -> Result<()> {
+    match bytes <= max_memory {
+        true => Ok(()),
+        false => {
+            let expected = format!("at least the {bytes} that {} take, or a min_piece_count", what());
+            Err(Error::argument("max_memory", format!("{max_memory} bytes"), expected))
         }
     }
+}
+
+/// Runs a job for each item, on the threads, and gives the results in order.
+fn in_parallel<T: Send, R: Send>(
+    items: &mut [T],
+    job: impl Fn(usize, &mut T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let results: Vec<Mutex<Option<Result<R>>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    threads::for_each_mut(items, 1, |i, item| {
+        let done = job(i, &mut item[0]);
+        *results[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+    });
+    results
+        .into_iter()
+        .filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect()
 }

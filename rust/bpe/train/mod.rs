@@ -1,5 +1,6 @@
-//! Training a byte-level vocabulary: `count` counts the pieces of texts, `merge` finds the merges,
-//! `file` writes them as a tokenizer.json.
+//! Training a byte-level vocabulary: `count` counts the pieces of texts (in a `table` a thread, or, if they
+//! are too many, in `runs` on disk; `read` reads files), `merge` finds the merges in the `words` that the
+//! pieces are, `file` writes them as a tokenizer.json.
 //!
 //! The result is that of `tokenizers` 0.23 with `BpeTrainer(initial_alphabet=ByteLevel.alphabet())`
 //! over `Split(pattern, "isolated")` and `ByteLevel(add_prefix_space=False, use_regex=False)`, whatever
@@ -8,22 +9,23 @@
 mod count;
 mod file;
 mod merge;
+mod read;
+mod runs;
+mod table;
+mod words;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use rustc_hash::FxHashMap;
 
-use self::count::{Counter, Texts};
+pub use self::count::Dropped;
+use self::count::{Counter, Pieces};
 use self::merge::Merger;
+use self::words::Symbol;
 use super::alphabet;
 use super::load::named_or_regex;
 use super::pretokenize::Split;
 use crate::error::{Error, Result};
-
-/// So much of a file is read and counted at a time.
-const STEP_BYTES: usize = 1 << 21;
 
 /// Counts texts, then makes a vocabulary.
 pub struct Trainer {
@@ -39,6 +41,8 @@ pub struct Wanted {
     pub vocab_size: usize,
     /// A pair that occurs less often is not merged.
     pub min_frequency: u64,
+    /// A piece that occurs less often is left out.
+    pub min_piece_count: u64,
     /// They come first, in this order.
     pub special_tokens: Vec<String>,
 }
@@ -51,6 +55,8 @@ pub struct Trained {
     /// In the order of their ids, in the byte alphabet but for the special ones.
     tokens: Vec<String>,
     merges: Vec<(u32, u32)>,
+    /// What was left out.
+    pub dropped: Dropped,
 }
 
 impl Trainer {
@@ -69,42 +75,17 @@ impl Trainer {
 
     /// Counts the pieces of texts, each of which is a document.
     pub fn add_texts(&mut self, texts: &[&str]) -> Result<()> {
-        self.counter.add(texts, Texts::Documents)
+        self.counter.add_documents(texts)
     }
 
     /// Counts the pieces of a file of UTF-8, each line of which is a document, the line break included.
     /// `report` is called with the number of bytes that have been counted.
-    pub fn add_file(&mut self, path: &Path, mut report: impl FnMut(usize) -> Result<()>) -> Result<()> {
-        let failed = |error| Error::io(path, error);
-        let mut file = File::open(path).map_err(failed)?;
-        // What has been read and not counted, and where in the file that begins.
-        let mut bytes = Vec::with_capacity(2 * STEP_BYTES);
-        let mut start = 0;
-        loop {
-            let before = bytes.len();
-            let read = file.by_ref().take(STEP_BYTES as u64).read_to_end(&mut bytes).map_err(failed)?;
-            let line_break = bytes[before..].iter().rposition(|&byte| byte == b'\n');
-            let lines = match line_break {
-                _ if read == 0 => bytes.len(),
-                Some(at) => before + at + 1,
-                None => continue,
-            };
-            let text = std::str::from_utf8(&bytes[..lines]).map_err(|error| {
-                let at = start + error.valid_up_to();
-                Error::file(path, format!("byte {at}"), "bytes that are not UTF-8", "UTF-8")
-            })?;
-            self.counter.add(&[text], Texts::Lines)?;
-            start += lines;
-            bytes.drain(..lines);
-            report(start)?;
-            if read == 0 {
-                return Ok(());
-            }
-        }
+    pub fn add_file(&mut self, path: &Path, report: impl FnMut(usize) -> Result<()>) -> Result<()> {
+        read::add_file(&mut self.counter, path, report)
     }
 
     /// Makes the vocabulary. `report` is called with its size after each merge.
-    pub fn finish(self, wanted: &Wanted, mut report: impl FnMut(usize) -> Result<()>) -> Result<Trained> {
+    pub fn finish(self, wanted: &Wanted, report: impl FnMut(usize) -> Result<()>) -> Result<Trained> {
         let mut names = Names::default();
         for token in &wanted.special_tokens {
             if token.is_empty() {
@@ -119,28 +100,48 @@ impl Trainer {
             symbol_of[usize::from(byte)] = names.id(c.to_string());
         }
         let least = names.tokens.len();
-        if wanted.vocab_size < least || u32::try_from(wanted.vocab_size).is_err() {
-            let expected = format!("at least {least}, the bytes and special tokens, and below 2³²");
+        if wanted.vocab_size < least || wanted.vocab_size > u32::MOST {
+            let expected = format!("at least {least}, the bytes and special tokens, and below 2³² - 1");
             return Err(Error::argument("vocab_size", wanted.vocab_size, expected));
         }
-        let mut merges = Vec::new();
-        let mut merger = Merger::new(self.counter.finish(), &symbol_of)?;
-        merger.run(wanted.min_frequency, self.max_memory, |left, right| {
-            report(names.tokens.len())?;
-            if names.tokens.len() >= wanted.vocab_size {
-                return Ok(None);
-            }
-            merges.push((left, right));
-            let name = format!("{}{}", names.tokens[left as usize], names.tokens[right as usize]);
-            Ok(Some(names.id(name)))
-        })?;
+        let pieces = self.counter.finish(wanted.min_piece_count)?;
+        let dropped = pieces.dropped()?;
+        let merges = if wanted.vocab_size <= u16::MOST {
+            merges::<u16>(pieces, &symbol_of, wanted, self.max_memory, &mut names, report)?
+        } else {
+            merges::<u32>(pieces, &symbol_of, wanted, self.max_memory, &mut names, report)?
+        };
         Ok(Trained {
             pattern: self.pattern,
             special_tokens: wanted.special_tokens.clone(),
             tokens: names.tokens,
             merges,
+            dropped,
         })
     }
+}
+
+/// Finds the merges and names the tokens that they make.
+fn merges<S: Symbol>(
+    pieces: Pieces,
+    symbol_of: &[u32; 256],
+    wanted: &Wanted,
+    max_memory: usize,
+    names: &mut Names,
+    mut report: impl FnMut(usize) -> Result<()>,
+) -> Result<Vec<(u32, u32)>> {
+    let mut merges = Vec::new();
+    let mut merger = Merger::<S>::new(pieces, symbol_of, max_memory)?;
+    merger.run(wanted.vocab_size, wanted.min_frequency, |left, right| {
+        report(names.tokens.len())?;
+        if names.tokens.len() >= wanted.vocab_size {
+            return Ok(None);
+        }
+        merges.push((left, right));
+        let name = format!("{}{}", names.tokens[left as usize], names.tokens[right as usize]);
+        Ok(Some(names.id(name)))
+    })?;
+    Ok(merges)
 }
 
 /// Tokens and their ids.
