@@ -46,6 +46,9 @@ class Tokenizer(_core.Tokenizer):
         """The tokenizer of a `tokenizer.json`, a `vocab.json` (`merges.txt` beside it), a `.tiktoken` or a
         `.gguf`.
 
+        BPE is encoded here. For a `tokenizer.json` of WordPiece, Unigram or WordLevel the package
+        `tokenizers` does it (`pip install 'llmcore-cpu[tokenizers]'`; `ModuleNotFoundError` without it).
+
         `pattern` is the pre-tokenisation of a `.tiktoken` or a `vocab.json`: `"gpt2"` (the default of
         the latter), `"cl100k"`, `"o200k"`, `"llama3"`, `"qwen2"`, or a regular expression.
         `special_tokens` are added to those of the file, with ids or with those of the vocabulary (or
@@ -57,7 +60,7 @@ class Tokenizer(_core.Tokenizer):
         named = dict(special_tokens) if isinstance(special_tokens, Mapping) else special_tokens or ()
         ids = named if isinstance(named, dict) else dict.fromkeys(named)
         added = [special_token(token, id) for token, id in ids.items()]
-        return cls(path, pattern=pattern, added_tokens=added)
+        return cls._open(path, pattern=pattern, added_tokens=added)
 
     @classmethod
     def from_folder(cls, folder: str | PathLike[str]) -> Tokenizer:
@@ -69,9 +72,20 @@ class Tokenizer(_core.Tokenizer):
         """
         files = TokenizerFolder(folder)
         with files.named_in_errors():
-            tokenizer = cls(files.path, **files.settings())
+            tokenizer = cls._open(files.path, **files.settings())
         tokenizer.chat_template = files.chat_template()
         return tokenizer
+
+    @classmethod
+    def _open(cls, path: str | PathLike[str], **settings: Any) -> Tokenizer:
+        try:
+            return cls(path, **settings)
+        except ValueError:
+            from llmcore import tokenizer_package
+
+            if (file := tokenizer_package.read(path)) is None:
+                raise
+            return tokenizer_package.PackageTokenizer(path, file, **settings)
 
     @classmethod
     def train(
