@@ -7,8 +7,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use llmcore::kernels::attention::{BLOCK, Heads, Item, KvView, Queries, attend};
-use llmcore::kernels::{activation, gemm, layer_norm, rms_norm, softmax};
-use llmcore::simd::{self, LANES, Op, Simd, dispatch};
+use llmcore::kernels::{
+    Matrix, MatrixMut, Precision, activation, gemm, gemm_add, layer_norm, rms_norm, softmax,
+};
+use llmcore::simd::{self, LANES, Op, Simd, dispatch, dispatch_bfloat16};
 use llmcore::threads;
 use llmcore::weights::{Arena, Panels};
 
@@ -24,10 +26,17 @@ fn main() {
             let name = format!("gemm {rows} x {k} -> {n}");
             if wanted(&name) {
                 let (panels, a, mut out) = product(n, k, rows);
-                let seconds = best(|| gemm(&a, rows, &panels, None, &mut out));
+                let seconds = best(|| multiply(&a, rows, &panels, &mut out));
                 let speed = 2.0 * (rows * n * k) as f64 / seconds / 1e9;
                 println!("{name:32} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / peak);
             }
+        }
+    }
+    for (precision, peak) in
+        [(Precision::Float32, peak), (Precision::Bfloat16, bfloat16_peak(wanted("training")))]
+    {
+        if wanted("training") {
+            training(precision, peak);
         }
     }
     if wanted("gemv") {
@@ -62,34 +71,50 @@ fn best(mut job: impl FnMut()) -> f64 {
     best
 }
 
-fn flop_peak() -> f64 {
+/// Multiply-adds in flight, of vectors that stay in registers; `BF16` counts two products a lane.
+struct Chains<const BF16: bool>;
+
+impl<const BF16: bool> Chains<BF16> {
     const STEPS: usize = 1_000_000;
-    struct Chains;
-    impl Op for Chains {
-        type Output = usize;
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> usize {
-            // As many as stay in registers, and enough to hide the latency of one.
-            if S::WIDE { chains::<S, 12>(s) } else { chains::<S, 6>(s) }
-        }
-    }
+
     /// How many operations it did.
     #[inline(always)]
-    fn chains<S: Simd, const N: usize>(s: S) -> usize {
+    fn chains<S: Simd, const N: usize>(s: S) -> f64 {
         let (x, y) = (s.splat(black_box(0.999)), s.splat(black_box(1e-6)));
         let mut sums = [s.splat(1.0); N];
-        for _ in 0..STEPS {
+        for _ in 0..Self::STEPS {
             for sum in &mut sums {
-                *sum = s.fma(*sum, x, y);
+                *sum = if BF16 { s.dot_bfloat16(x, y, *sum) } else { s.fma(*sum, x, y) };
             }
         }
         black_box(sums.into_iter().map(|sum| s.reduce_sum(sum)).sum::<f32>());
-        2 * LANES * N * STEPS
+        (if BF16 { 4 } else { 2 } * LANES * N * Self::STEPS) as f64
     }
+}
+
+impl<const BF16: bool> Op for Chains<BF16> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        // As many as stay in registers, and enough to hide the latency of one.
+        if S::WIDE { Self::chains::<S, 12>(s) } else { Self::chains::<S, 6>(s) }
+    }
+}
+
+fn flop_peak() -> f64 {
+    peak(|| dispatch(Chains::<false>))
+}
+
+fn bfloat16_peak(wanted: bool) -> f64 {
+    if wanted { peak(|| dispatch_bfloat16(Chains::<true>)) } else { f64::NAN }
+}
+
+fn peak(chains: impl Fn() -> f64 + Sync) -> f64 {
     let threads = threads::size();
-    let operations = dispatch(Chains) * threads;
-    let seconds = best(|| threads::for_each(threads, |_| _ = black_box(dispatch(Chains))));
-    operations as f64 / seconds / 1e9
+    let operations = chains() * threads as f64;
+    let seconds = best(|| threads::for_each(threads, |_| _ = black_box(chains())));
+    operations / seconds / 1e9
 }
 
 fn read_bandwidth() -> f64 {
@@ -134,6 +159,39 @@ fn product(n: usize, k: usize, rows: usize) -> (Panels, Vec<f32>, Vec<f32>) {
     (panels, noise(rows * k), vec![0.0; rows * n])
 }
 
+fn multiply(a: &[f32], rows: usize, panels: &Panels, out: &mut [f32]) {
+    let (a, out) = (Matrix::new(a, rows, panels.k), MatrixMut::new(out, rows, panels.n));
+    gemm(a, panels, None, out, Precision::Float32);
+}
+
+/// The three products of a linear layer in a training step of GPT-2 124M and of a model of 4.5M parameters,
+/// over weights in the layout of a checkpoint.
+fn training(precision: Precision, peak: f64) {
+    let gpt2 = [(768, 768), (768, 2304), (768, 3072), (3072, 768), (768, 50_257)].map(|shape| (1024, shape));
+    let small = [(256, 256), (256, 768), (256, 1024), (1024, 256), (256, 4096)].map(|shape| (2048, shape));
+    println!("training, {precision:?}: y = x wᵀ, dx = dy w, dw += dyᵀ x; peak {peak:.0} GFLOP/s");
+    for (rows, (k, n)) in gpt2.into_iter().chain(small) {
+        let (x, w, dy) = (noise(rows * k), noise(n * k), noise(rows * n));
+        let (mut y, mut dx, mut dw) = (vec![0.0; rows * n], vec![0.0; rows * k], vec![0.0; n * k]);
+        let [x, w, dy] = [Matrix::new(&x, rows, k), Matrix::new(&w, n, k), Matrix::new(&dy, rows, n)];
+        let seconds = [
+            best(|| gemm(x, w, None, MatrixMut::new(&mut y, rows, n), precision)),
+            best(|| gemm(dy, w.transposed(), None, MatrixMut::new(&mut dx, rows, k), precision)),
+            best(|| {
+                gemm_add(dy.transposed(), x.transposed(), MatrixMut::new(&mut dw, n, k), precision);
+            }),
+        ];
+        let shares = seconds.map(|s| 2e-7 * (rows * n * k) as f64 / s / peak);
+        println!(
+            "{:32} {:6.1} % {:6.1} % {:6.1} %",
+            format!("{rows} x {k} -> {n}"),
+            shares[0],
+            shares[1],
+            shares[2]
+        );
+    }
+}
+
 /// One decode step's weights of SmolLM2-135M, once through, as the model goes through them.
 fn gemv(bandwidth: f64) {
     let shapes = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
@@ -155,7 +213,7 @@ fn gemv(bandwidth: f64) {
         let mut out = vec![0.0; rows * head.0];
         let seconds = best(|| {
             for m in &matrices {
-                gemm(&a[..rows * m.k], rows, m, None, &mut out[..rows * m.n]);
+                multiply(&a[..rows * m.k], rows, m, &mut out[..rows * m.n]);
             }
         });
         let speed = (floats * 4) as f64 / seconds / 1e9;

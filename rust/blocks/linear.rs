@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
 use crate::error::Result;
-use crate::kernels::gemm;
+use crate::kernels::{Matrix, MatrixMut, Precision, gemm};
 use crate::parameters::{MatrixId, VectorId};
 use crate::simd::LANES;
 
@@ -65,8 +65,10 @@ impl Linear {
         let columns = self.starts[outputs.start]..self.starts[outputs.end];
         let mut y = pass.take(x.rows, columns.len());
         let weight = pass.params.matrix(self.weight).outputs(columns.clone());
-        let bias = self.bias.map(|bias| &pass.params.vector(bias)[columns]);
-        gemm(&x.values, x.rows, &weight, bias, &mut y.values);
+        let bias = self.bias.map(|bias| &pass.params.vector(bias)[columns.clone()]);
+        let input = Matrix::new(&x.values, x.rows, x.width);
+        let output = MatrixMut::new(&mut y.values, x.rows, columns.len());
+        gemm(input, &weight, bias, output, Precision::Float32);
         y
     }
 }

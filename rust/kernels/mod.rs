@@ -12,13 +12,15 @@
 pub mod activation;
 pub mod attention;
 mod gemm;
+mod matrix;
 mod norm;
 mod product;
 mod rope;
 mod softmax;
 pub mod vecmath;
 
-pub use gemm::gemm;
+pub use gemm::{Factor, Precision, gemm, gemm_add};
+pub use matrix::{Matrix, MatrixMut};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::rope;
 pub use softmax::{log_softmax, log_sum_exp, softmax};

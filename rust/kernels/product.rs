@@ -1,21 +1,77 @@
 //! The micro-kernel under every matrix product: a few rows by all columns that one pass may take,
 //! with the accumulators in registers.
 
+use std::marker::PhantomData;
+
 use crate::simd::{LANES, Op, Simd};
 
-/// The most rows of one product: 6 rows by 4 panels fill 24 of AVX-512's 32 registers with
-/// accumulators, 6 by 1 fill 12 of the 16 half as wide.
-pub const MAX_ROWS: usize = 6;
+/// The most rows of one product. 12 rows by 2 panels fill 24 of AVX-512's 32 registers with accumulators; a step
+/// of k then takes 24 multiply-adds for 14 loads, and the machine does as many of both at a time. Half as
+/// wide there are 16 registers, which 6 rows by 1 panel fill.
+pub const MAX_ROWS: usize = 12;
+
+/// The most rows of a product of fewer than [`MAX_ROWS`]: 6 rows by 4 panels.
+pub const FEW_ROWS: usize = 6;
 
 /// The length of a row of A where it is not packed: that of the scores of a key block.
 pub const ROW: usize = 64;
 
+/// How A lies in memory. Distances are constants, so that an element is an offset in the instruction that
+/// loads it.
+pub trait Form {
+    /// The distances from row to row and along k of an A of `rows` rows.
+    fn strides(rows: usize) -> (usize, usize);
+}
+
+/// `[k][rows]`.
+pub struct Packed;
+/// `[rows][64]`.
+pub struct ByRows;
+
+impl Form for Packed {
+    #[inline(always)]
+    fn strides(rows: usize) -> (usize, usize) {
+        (1, rows)
+    }
+}
+
+impl Form for ByRows {
+    #[inline(always)]
+    fn strides(_: usize) -> (usize, usize) {
+        (ROW, 1)
+    }
+}
+
+/// What a step of k does: 32 bits of A and of B, and the sum so far.
+pub trait Term {
+    fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32;
+}
+
+/// One float32 each.
+pub struct Float32;
+/// Two bfloat16 each, of neighbouring k: see [`Simd::dot_bfloat16`].
+pub struct Bfloat16;
+
+impl Term for Float32 {
+    #[inline(always)]
+    fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
+        s.fma(a, b, sum)
+    }
+}
+
+impl Term for Bfloat16 {
+    #[inline(always)]
+    fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
+        s.dot_bfloat16(a, b, sum)
+    }
+}
+
 /// C `[rows, columns]` = (C or 0) + A `[rows, k]` · B `[k, columns]` + bias `[columns]`.
 ///
-/// Each element of C is one chain of fused multiply-adds in the order of k, continued from C where
-/// `accumulate` says so; the number of rows and the cut of columns and of k do not change its bits.
-/// A is stored as `[k][rows]` where it is packed, else as `[rows][64]`. Columns come by the sixteen:
-/// 16 columns of row i of B are at `b + panel · b_panel + i · b_k`.
+/// Each element of C is one chain of [`Term`]s in the order of k, continued from C where `accumulate`
+/// says so; the number of rows and the cut of columns and of k do not change its bits. A is stored as
+/// its [`Form`] says. Columns come by the sixteen: 16 columns of row i of B are at
+/// `b + panel · b_panel + i · b_k`.
 #[derive(Clone, Copy)]
 pub struct Product {
     pub rows: usize,
@@ -35,16 +91,17 @@ pub struct Product {
 impl Product {
     /// # Safety
     /// The pointers are valid for the elements that the description names, C for writing and
-    /// unshared; `rows ≤ MAX_ROWS`.
+    /// unshared; `rows` is [`MAX_ROWS`], or at most [`FEW_ROWS`].
     #[inline(always)]
-    pub unsafe fn run<S: Simd, const PACKED: bool>(self, s: S) {
+    pub unsafe fn run<S: Simd, A: Form, T: Term>(self, s: S) {
         match self.rows {
-            1 => s.vectorize(Rows::<1, PACKED>(self)),
-            2 => s.vectorize(Rows::<2, PACKED>(self)),
-            3 => s.vectorize(Rows::<3, PACKED>(self)),
-            4 => s.vectorize(Rows::<4, PACKED>(self)),
-            5 => s.vectorize(Rows::<5, PACKED>(self)),
-            6 => s.vectorize(Rows::<6, PACKED>(self)),
+            1 => s.vectorize(Rows::<1, A, T>::new(self)),
+            2 => s.vectorize(Rows::<2, A, T>::new(self)),
+            3 => s.vectorize(Rows::<3, A, T>::new(self)),
+            4 => s.vectorize(Rows::<4, A, T>::new(self)),
+            5 => s.vectorize(Rows::<5, A, T>::new(self)),
+            FEW_ROWS => s.vectorize(Rows::<FEW_ROWS, A, T>::new(self)),
+            MAX_ROWS => s.vectorize(Rows::<MAX_ROWS, A, T>::new(self)),
             rows => debug_assert!(rows == 0, "{rows} rows"),
         }
     }
@@ -52,58 +109,76 @@ impl Product {
 
 /// A product of exactly `M` rows; made only by [`Product::run`], whose caller vouches for the
 /// pointers.
-struct Rows<const M: usize, const PACKED: bool>(Product);
+struct Rows<const M: usize, A, T>(Product, PhantomData<(A, T)>);
 
-impl<const M: usize, const PACKED: bool> Op for Rows<M, PACKED> {
+impl<const M: usize, A, T> Rows<M, A, T> {
+    #[inline(always)]
+    fn new(product: Product) -> Self {
+        Rows(product, PhantomData)
+    }
+}
+
+impl<const M: usize, A: Form, T: Term> Op for Rows<M, A, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let p = self.0;
-        let mut column = 0;
+        let strides = A::strides(M);
         // SAFETY: `Product::run`'s; each tile lies within the columns.
         unsafe {
-            if S::WIDE || M == 1 {
-                while p.columns - column >= 4 * LANES {
-                    tile::<S, M, 4, PACKED>(s, &p, column);
-                    column += 4 * LANES;
+            if S::WIDE || M <= FEW_ROWS {
+                columns::<S, M, T>(s, &p, strides);
+            } else {
+                for half in 0..2 {
+                    let (a, c) = (p.a.add(half * FEW_ROWS * strides.0), p.c.add(half * FEW_ROWS * p.c_row));
+                    columns::<S, FEW_ROWS, T>(s, &Product { a, c, ..p }, strides);
                 }
-            }
-            if S::WIDE || M <= 3 {
-                while p.columns - column >= 2 * LANES {
-                    tile::<S, M, 2, PACKED>(s, &p, column);
-                    column += 2 * LANES;
-                }
-            }
-            while p.columns - column >= LANES {
-                tile::<S, M, 1, PACKED>(s, &p, column);
-                column += LANES;
-            }
-            if p.columns > column {
-                last_tile::<S, M, PACKED>(s, &p, column, p.columns - column);
             }
         }
     }
 }
 
-/// The distances in A from row to row, and along k: constants, so that a row is an offset in the
-/// instruction that loads from it.
+/// All columns, by as many panels at a time as there are registers for.
 #[inline(always)]
-fn strides<const M: usize, const PACKED: bool>() -> (usize, usize) {
-    if PACKED { (1, M) } else { (ROW, 1) }
+unsafe fn columns<S: Simd, const M: usize, T: Term>(s: S, p: &Product, strides: (usize, usize)) {
+    let mut column = 0;
+    // SAFETY: `Product::run`'s; each tile lies within the columns.
+    unsafe {
+        if M == 1 || S::WIDE && M <= FEW_ROWS {
+            while p.columns - column >= 4 * LANES {
+                tile::<S, M, 4, T>(s, p, strides, column);
+                column += 4 * LANES;
+            }
+        }
+        if S::WIDE || M <= 3 {
+            while p.columns - column >= 2 * LANES {
+                tile::<S, M, 2, T>(s, p, strides, column);
+                column += 2 * LANES;
+            }
+        }
+        while p.columns - column >= LANES {
+            tile::<S, M, 1, T>(s, p, strides, column);
+            column += LANES;
+        }
+        if p.columns > column {
+            last_tile::<S, M, T>(s, p, strides, column, p.columns - column);
+        }
+    }
 }
 
 /// `M` rows by `P` panels from `column` on.
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const P: usize, const PACKED: bool>(
+unsafe fn tile<S: Simd, const M: usize, const P: usize, T: Term>(
     s: S,
     p: &Product,
+    (a_row, a_k): (usize, usize),
     column: usize,
 ) {
-    let (a_row, a_k) = strides::<M, PACKED>();
     // SAFETY: `Product::run`'s.
     unsafe {
-        let b = p.b.add(column / LANES * p.b_panel);
+        let mut a = p.a;
+        let mut b = p.b.add(column / LANES * p.b_panel);
         let c = p.c.add(column);
         let mut sum = [[s.splat(0.0); P]; M];
         if p.accumulate {
@@ -113,8 +188,6 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize, const PACKED: bool>(
                 }
             }
         }
-        let mut a = p.a;
-        let mut b = b;
         for _ in 0..p.k {
             let mut weights = [s.splat(0.0); P];
             for j in 0..P {
@@ -123,7 +196,7 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize, const PACKED: bool>(
             for r in 0..M {
                 let x = s.splat(*a.add(r * a_row));
                 for j in 0..P {
-                    sum[r][j] = s.fma(x, weights[j], sum[r][j]);
+                    sum[r][j] = T::add(s, x, weights[j], sum[r][j]);
                 }
             }
             a = a.add(a_k);
@@ -145,8 +218,13 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize, const PACKED: bool>(
 
 /// `M` rows by the last `n < 16` columns; touches no float of B or C beyond them.
 #[inline(always)]
-unsafe fn last_tile<S: Simd, const M: usize, const PACKED: bool>(s: S, p: &Product, column: usize, n: usize) {
-    let (a_row, a_k) = strides::<M, PACKED>();
+unsafe fn last_tile<S: Simd, const M: usize, T: Term>(
+    s: S,
+    p: &Product,
+    (a_row, a_k): (usize, usize),
+    column: usize,
+    n: usize,
+) {
     // SAFETY: `Product::run`'s.
     unsafe {
         let b = p.b.add(column / LANES * p.b_panel);
@@ -161,7 +239,7 @@ unsafe fn last_tile<S: Simd, const M: usize, const PACKED: bool>(s: S, p: &Produ
             let weights = s.load_first(b.add(i * p.b_k), n);
             for r in 0..M {
                 let x = s.splat(*p.a.add(r * a_row + i * a_k));
-                sum[r] = s.fma(x, weights, sum[r]);
+                sum[r] = T::add(s, x, weights, sum[r]);
             }
         }
         for r in 0..M {

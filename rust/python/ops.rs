@@ -15,10 +15,9 @@ use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{
     BLOCK, Bias, Heads, Item, KvView, Queries, attend, attention_probs, write_key, write_value,
 };
-use crate::kernels::{self, gemm};
+use crate::kernels::{self, Matrix, MatrixMut, Precision, gemm};
 use crate::simd::{self, Isa};
 use crate::threads;
-use crate::weights::Panels;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     simd::init()?;
@@ -83,12 +82,11 @@ fn matmul(
     let (&[m, k], &[k_of_b, n]) = (a.shape(), b.shape()) else { unreachable!("two dimensions") };
     require(k == k_of_b && out.shape() == [m, n], "[m, k], [k, n] and [m, n]")?;
     let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
-    Ok(py.detach(|| {
-        interrupt::check()?;
-        let b = Panels::pack_transposed(n, k, |i, row| row.copy_from_slice(&b[i * n..][..n]))?;
-        gemm(a, m, &b, None, out);
-        Result::Ok(())
-    })?)
+    py.detach(|| {
+        let (a, b) = (Matrix::new(a, m, k), Matrix::new(b, k, n).transposed());
+        gemm(a, b, None, MatrixMut::new(out, m, n), Precision::Float32);
+    });
+    Ok(())
 }
 
 /// x [rows, width], in place.

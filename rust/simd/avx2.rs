@@ -42,6 +42,47 @@ pub unsafe fn reduce_max(a: __m256) -> f32 {
     }
 }
 
+/// Transposes eight vectors of eight: pairs of rows are woven by one lane, then by two, then by four.
+/// # Safety
+/// The machine has AVX.
+#[inline(always)]
+unsafe fn transpose8(r: &mut [__m256; 8]) {
+    // SAFETY: the caller vouches for AVX.
+    unsafe {
+        for i in 0..4 {
+            let (a, b) = (r[2 * i], r[2 * i + 1]);
+            (r[2 * i], r[2 * i + 1]) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        }
+        // Half h of vector 4 g + i is then column 4 h + i of rows 4 g … 4 g + 3.
+        for g in 0..2 {
+            let (a, b) = (_mm256_castps_pd(r[4 * g]), _mm256_castps_pd(r[4 * g + 1]));
+            let (c, d) = (_mm256_castps_pd(r[4 * g + 2]), _mm256_castps_pd(r[4 * g + 3]));
+            r[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+            r[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+            r[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+            r[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+        }
+        for i in 0..4 {
+            let (a, b) = (r[i], r[4 + i]);
+            r[i] = _mm256_permute2f128_ps::<0x20>(a, b);
+            r[4 + i] = _mm256_permute2f128_ps::<0x31>(a, b);
+        }
+    }
+}
+
+/// The upper half of each lane rounded to nearest even, as a number; the lower holds anything.
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn rounded(x: __m256) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)))
+    }
+}
+
 /// All bits set in the lanes `from ≤ lane < to` of the half that starts at lane `first`.
 /// # Safety
 /// The machine has AVX2.
@@ -142,6 +183,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn sqrt(self, a: F32) -> F32 {
+        unsafe { [_mm256_sqrt_ps(a[0]), _mm256_sqrt_ps(a[1])] }
+    }
+
+    #[inline(always)]
     fn abs(self, a: F32) -> F32 {
         unsafe {
             let sign = _mm256_set1_ps(-0.0);
@@ -190,6 +236,51 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a[1]), high)),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [F32; 16]) {
+        // Quarters: the upper left stays, the upper right changes places with the lower left.
+        let zero = self.splat(0.0)[0];
+        let mut quarters = [[zero; 8]; 4];
+        for i in 0..8 {
+            for half in 0..2 {
+                quarters[half * 2][i] = rows[i][half];
+                quarters[half * 2 + 1][i] = rows[8 + i][half];
+            }
+        }
+        for quarter in &mut quarters {
+            unsafe { transpose8(quarter) };
+        }
+        for i in 0..8 {
+            rows[i] = [quarters[0][i], quarters[1][i]];
+            rows[8 + i] = [quarters[2][i], quarters[3][i]];
+        }
+    }
+
+    #[inline(always)]
+    fn round_pairs(self, low: F32, high: F32) -> F32 {
+        let mut pairs = low;
+        for i in 0..2 {
+            unsafe {
+                let low = _mm256_srli_epi32::<16>(rounded(low[i]));
+                pairs[i] = _mm256_castsi256_ps(_mm256_blend_epi16::<0b1010_1010>(low, rounded(high[i])));
+            }
+        }
+        pairs
+    }
+
+    #[inline(always)]
+    fn split_pairs(self, a: F32) -> (F32, F32) {
+        let (mut low, mut high) = (a, a);
+        for i in 0..2 {
+            unsafe {
+                let bits = _mm256_castps_si256(a[i]);
+                low[i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits));
+                high[i] = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(!0xFFFF)));
+            }
+        }
+        (low, high)
     }
 
     #[inline(always)]

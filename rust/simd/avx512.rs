@@ -4,15 +4,38 @@ use std::arch::x86_64::*;
 
 use super::{BYTES, Op, Simd};
 
-/// Exists only inside [`run`], where the instruction set is known to be there.
+/// Exists only inside [`run`], where the instruction set is known to be there, with the instructions for
+/// bfloat16 or without.
 #[derive(Clone, Copy)]
-pub struct Avx512(());
+pub struct Avx512<const BF16: bool>(());
 
 /// # Safety
-/// The machine has AVX-512 F, DQ and BW, FMA, BMI 1 and 2.
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx2,fma,bmi1,bmi2")]
-pub unsafe fn run<O: Op>(op: O) -> O::Output {
-    op.run(Avx512(()))
+/// The machine has AVX-512 F, DQ and BW, FMA, BMI 1 and 2, and AVX-512 BF16 if the parameter says so.
+#[inline(always)]
+pub unsafe fn run<O: Op, const BF16: bool>(op: O) -> O::Output {
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx2,fma,bmi1,bmi2")]
+    unsafe fn plain<O: Op>(op: O) -> O::Output {
+        op.run(Avx512::<false>(()))
+    }
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx2,fma,bmi1,bmi2")]
+    unsafe fn bf16<O: Op>(op: O) -> O::Output {
+        op.run(Avx512::<true>(()))
+    }
+    // SAFETY: the caller vouches for the features.
+    unsafe { if BF16 { bf16(op) } else { plain(op) } }
+}
+
+/// The upper half of each lane rounded to nearest even, as a number; the lower holds anything.
+/// # Safety
+/// The machine has AVX-512 F.
+#[inline(always)]
+unsafe fn rounded(x: __m512) -> __m512i {
+    // SAFETY: the caller vouches for AVX-512.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)))
+    }
 }
 
 /// The lowest `n` bits.
@@ -21,9 +44,10 @@ fn below(n: usize) -> __mmask16 {
     if n >= 16 { 0xFFFF } else { (1u16 << n) - 1 }
 }
 
-// SAFETY (all blocks): `Avx512` values exist only where AVX-512 F, DQ and BW are available; pointers
-// are vouched for by the callers of the unsafe methods, and a masked lane is not accessed.
-impl Simd for Avx512 {
+// SAFETY (all blocks): `Avx512` values exist only where AVX-512 F, DQ and BW are available, `Avx512<true>`
+// only where BF16 is too; pointers are vouched for by the callers of the unsafe methods, and a masked
+// lane is not accessed. The vector types that `transmute` converts are 64 bytes of any bits.
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type F32 = __m512;
     type Mask = __mmask16;
     type Bytes = __m512i;
@@ -32,7 +56,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
-        unsafe { run(op) }
+        unsafe { run::<O, BF16>(op) }
     }
 
     #[inline(always)]
@@ -96,6 +120,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+
+    #[inline(always)]
     fn abs(self, a: __m512) -> __m512 {
         unsafe { _mm512_abs_ps(a) }
     }
@@ -133,6 +162,69 @@ impl Simd for Avx512 {
         unsafe {
             let shifted = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), shifted))
+        }
+    }
+
+    /// Pairs of rows are woven by one lane, then by two; then quarters of a vector move as wholes.
+    #[inline(always)]
+    fn transpose(self, rows: &mut [__m512; 16]) {
+        unsafe {
+            for i in 0..8 {
+                let (a, b) = (rows[2 * i], rows[2 * i + 1]);
+                (rows[2 * i], rows[2 * i + 1]) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            }
+            // Quarter q of vector 4 g + i is then column 4 q + i of rows 4 g … 4 g + 3.
+            for g in 0..4 {
+                let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
+                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+                let (c, d) = (_mm512_castps_pd(c), _mm512_castps_pd(d));
+                rows[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+                rows[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+                rows[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+                rows[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+            }
+            for i in 0..4 {
+                let [a, b, c, d] = [rows[i], rows[4 + i], rows[8 + i], rows[12 + i]];
+                // Quarters 0 and 1 of two groups of rows, and quarters 2 and 3.
+                let low_ab = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                let low_cd = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
+                let high_ab = _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b);
+                let high_cd = _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d);
+                rows[i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(low_ab, low_cd);
+                rows[4 + i] = _mm512_shuffle_f32x4::<0b11_01_11_01>(low_ab, low_cd);
+                rows[8 + i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(high_ab, high_cd);
+                rows[12 + i] = _mm512_shuffle_f32x4::<0b11_01_11_01>(high_ab, high_cd);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn round_pairs(self, low: __m512, high: __m512) -> __m512 {
+        unsafe {
+            let low = _mm512_srli_epi32::<16>(rounded(low));
+            let high = _mm512_and_si512(rounded(high), _mm512_set1_epi32(!0xFFFF));
+            _mm512_castsi512_ps(_mm512_or_si512(low, high))
+        }
+    }
+
+    #[inline(always)]
+    fn split_pairs(self, a: __m512) -> (__m512, __m512) {
+        unsafe {
+            let bits = _mm512_castps_si512(a);
+            let high = _mm512_and_si512(bits, _mm512_set1_epi32(!0xFFFF));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)), _mm512_castsi512_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bfloat16(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        if BF16 {
+            use std::mem::transmute;
+            unsafe {
+                _mm512_dpbf16_ps(sum, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b))
+            }
+        } else {
+            super::emulated_dot_bfloat16(self, a, b, sum)
         }
     }
 

@@ -73,6 +73,7 @@ pub trait Simd: Copy {
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
     /// `if a < b { a } else { b }`: b where either is NaN.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sqrt(self, a: Self::F32) -> Self::F32;
     fn abs(self, a: Self::F32) -> Self::F32;
     /// The magnitude of `a` with the sign of `sign`.
     fn copysign(self, a: Self::F32, sign: Self::F32) -> Self::F32;
@@ -88,6 +89,30 @@ pub trait Simd: Copy {
     /// The bits of `a` plus the bits of `n` shifted left by 23, as integers: adds the low 9 bits of `n`
     /// to the sign and exponent of `a`.
     fn add_to_exponent(self, a: Self::F32, n: Self::F32) -> Self::F32;
+
+    /// Lane j of vector i becomes lane i of vector j.
+    fn transpose(self, rows: &mut [Self::F32; LANES]);
+
+    /// Two bfloat16 a lane, as 32 bits that only [`Simd::dot_bfloat16`] reads: `low` rounded to nearest
+    /// even in the lower half, `high` in the upper. Subnormal numbers become 0, as that takes them.
+    #[inline(always)]
+    fn bfloat16_pairs(self, low: Self::F32, high: Self::F32) -> Self::F32 {
+        self.round_pairs(without_payload(self, flush(self, low)), without_payload(self, flush(self, high)))
+    }
+
+    /// What [`Simd::bfloat16_pairs`] does with numbers that are normal, 0, infinite, or the plain NaN: adds
+    /// half of what is cut off, and 1 less where the bit before is even, then keeps the upper 16 bits.
+    fn round_pairs(self, low: Self::F32, high: Self::F32) -> Self::F32;
+
+    /// sum + the products of both halves of `a` and `b`: first the upper, then the lower, rounded after each,
+    /// with what is subnormal (`sum` and results) taken as 0. So does the instruction `vdpbf16ps` of AVX-512.
+    #[inline(always)]
+    fn dot_bfloat16(self, a: Self::F32, b: Self::F32, sum: Self::F32) -> Self::F32 {
+        emulated_dot_bfloat16(self, a, b, sum)
+    }
+
+    /// The two bfloat16 of each lane as float32, the lower half first.
+    fn split_pairs(self, a: Self::F32) -> (Self::F32, Self::F32);
 
     /// The one fixed tree: lane i takes lane i + 8, then i + 4, i + 2, i + 1.
     fn reduce_sum(self, a: Self::F32) -> f32;
@@ -123,6 +148,36 @@ pub trait Simd: Copy {
             }
         }
     }
+}
+
+/// Asks for the line of `at` in the cache, whatever the address: a hint that changes no result.
+#[inline(always)]
+pub fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch does not access memory.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+}
+
+/// What is subnormal as 0 of the same sign.
+#[inline(always)]
+fn flush<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    s.select(s.lt(s.abs(x), s.splat(f32::MIN_POSITIVE)), s.copysign(s.splat(0.0), x), x)
+}
+
+/// Every NaN as the plain one: rounding the bits of another as a number could carry it into an infinity.
+#[inline(always)]
+fn without_payload<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    s.select(s.is_nan(x), s.splat(f32::NAN), x)
+}
+
+/// [`Simd::dot_bfloat16`] where there is no instruction for it.
+#[inline(always)]
+fn emulated_dot_bfloat16<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
+    let ((a_low, a_high), (b_low, b_high)) = (s.split_pairs(a), s.split_pairs(b));
+    let sum = flush(s, s.fma(a_high, b_high, flush(s, sum)));
+    flush(s, s.fma(a_low, b_low, sum))
 }
 
 /// A computation over vectors. Mark `run`, and all that it calls, `#[inline(always)]`: only what is
@@ -247,8 +302,21 @@ pub fn dispatch_on<O: Op>(isa: Isa, op: O) -> O::Output {
         Kind::Avx2 => unsafe { avx2::run(op) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { avx512::run(op) },
+        Kind::Avx512 => unsafe { avx512::run::<_, false>(op) },
     }
+}
+
+/// Runs an `op` over bfloat16 on the instruction set in use: AVX-512 has an instruction for
+/// [`Simd::dot_bfloat16`] on some machines, which gives the same bits.
+#[inline]
+pub fn dispatch_bfloat16<O: Op>(op: O) -> O::Output {
+    #[cfg(target_arch = "x86_64")]
+    if current().0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16") {
+        let _float_state = mxcsr::Default::enter();
+        // SAFETY: both are detected.
+        return unsafe { avx512::run::<_, true>(op) };
+    }
+    dispatch(op)
 }
 
 #[cfg(test)]

@@ -134,6 +134,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn sqrt(self, a: F32) -> F32 {
+        a.map(f32::sqrt)
+    }
+
+    #[inline(always)]
     fn abs(self, a: F32) -> F32 {
         a.map(f32::abs)
     }
@@ -166,6 +171,26 @@ impl Simd for Portable {
     #[inline(always)]
     fn add_to_exponent(self, a: F32, n: F32) -> F32 {
         zip(a, n, |a, n| f32::from_bits(a.to_bits().wrapping_add(n.to_bits() << 23)))
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: &mut [F32; LANES]) {
+        *rows = std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]));
+    }
+
+    #[inline(always)]
+    fn round_pairs(self, low: F32, high: F32) -> F32 {
+        let round = |x: f32| {
+            let bits = x.to_bits();
+            bits.wrapping_add(0x7FFF + (bits >> 16 & 1))
+        };
+        zip(low, high, |low, high| f32::from_bits(round(low) >> 16 | round(high) & 0xFFFF_0000))
+    }
+
+    #[inline(always)]
+    fn split_pairs(self, a: F32) -> (F32, F32) {
+        let bits = a.map(f32::to_bits);
+        (bits.map(|x| f32::from_bits(x << 16)), bits.map(|x| f32::from_bits(x & 0xFFFF_0000)))
     }
 
     #[inline(always)]

@@ -25,14 +25,19 @@ impl Op for Everything {
             s.fma(a, b, c),
             s.max(a, b),
             s.min(a, b),
+            s.sqrt(a),
             s.abs(a),
             s.copysign(a, b),
             s.select(s.lt(a, b), a, b),
             s.select(s.is_nan(a), b, a),
             s.select(s.lanes(self.n / 2, self.n), a, b),
+            s.dot_bfloat16(s.bfloat16_pairs(a, b), s.bfloat16_pairs(b, c), c),
         ];
+        let mut transposed = [a; LANES];
+        transposed[self.n % LANES] = b;
+        s.transpose(&mut transposed);
         let mut bits = Vec::new();
-        for x in vectors {
+        for x in vectors.into_iter().chain(transposed) {
             let mut out = [7.0; LANES];
             s.put(&mut out[..self.n], x);
             bits.extend(out.map(canonical));
@@ -108,6 +113,86 @@ fn instruction_sets_find_the_bytes_between_two() {
                 assert_eq!(dispatch_on(isa, Between(block, first, last)), expected, "{isa:?} {first} {last}");
             }
         }
+    }
+}
+
+/// The bits of [`Simd::bfloat16_pairs`] of two numbers, and of a dot product with 1 and 2 onto 0.5.
+struct Pairs(f32, f32);
+
+impl Op for Pairs {
+    type Output = (u32, f32);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> (u32, f32) {
+        let mut out = [0.0; LANES];
+        let pairs = s.bfloat16_pairs(s.splat(self.0), s.splat(self.1));
+        s.put(&mut out, pairs);
+        let bits = out[3].to_bits();
+        s.put(&mut out, s.dot_bfloat16(pairs, s.bfloat16_pairs(s.splat(1.0), s.splat(2.0)), s.splat(0.5)));
+        (bits, out[3])
+    }
+}
+
+#[test]
+fn bfloat16_is_rounded_to_nearest_even() {
+    for isa in available() {
+        // 1 + 2⁻⁸ is halfway and goes to even, 1 + 3 · 2⁻⁸ too; 2⁻¹³⁰ is subnormal.
+        let cases = [
+            (1.0, 0x3F80),
+            (-3.140_625, 0xC049),
+            (1.0 + 1.0 / 256.0, 0x3F80),
+            (1.0 + 3.0 / 256.0, 0x3F82),
+            (1.004, 0x3F81),
+            (f32::MAX, 0x7F80),
+            (f32::NEG_INFINITY, 0xFF80),
+            (7.3e-40, 0),
+            (f32::from_bits(0x7F80_0001), 0x7FC0),
+        ];
+        for (x, expected) in cases {
+            assert_eq!(dispatch_on(isa, Pairs(x, 2.0)).0, 0x4000_0000 | expected, "{x} {isa:?}");
+            assert_eq!(dispatch_on(isa, Pairs(2.0, x)).0, expected << 16 | 0x4000, "{x} {isa:?}");
+        }
+        assert_eq!(dispatch_on(isa, Pairs(3.0, -5.0)).1, 0.5 - 10.0 + 3.0);
+    }
+}
+
+/// Many dots of any bits, to compare the instruction with what stands for it.
+struct Dots;
+
+impl Op for Dots {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let mut state = 1u64;
+        let mut numbers = || {
+            let mut out = [0.0; LANES];
+            for x in &mut out {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // Half of them of any size, half of them near 1, so that sums round.
+                let bits = (state >> 32) as u32;
+                let near = bits & 0x807F_FFFF | (120 + (bits >> 24) % 16) << 23;
+                *x = f32::from_bits(if state >> 20 & 1 == 0 { bits } else { near });
+            }
+            s.get(&out)
+        };
+        let mut bits = Vec::new();
+        for _ in 0..20_000 {
+            let (a, b) = (s.bfloat16_pairs(numbers(), numbers()), s.bfloat16_pairs(numbers(), numbers()));
+            let mut out = [0.0; LANES];
+            s.put(&mut out, s.dot_bfloat16(a, b, numbers()));
+            bits.extend(out.map(canonical));
+        }
+        bits
+    }
+}
+
+#[test]
+fn the_instruction_for_bfloat16_gives_the_bits_of_its_emulation() {
+    let expected = dispatch_on(Isa(Kind::Portable), Dots);
+    assert!(dispatch_bfloat16(Dots) == expected);
+    for isa in available() {
+        assert!(dispatch_on(isa, Dots) == expected, "{isa:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::ptr;
 
 use crate::kernels::{
     self,
-    product::{self, MAX_ROWS},
+    product::{self, FEW_ROWS},
 };
 use crate::simd::{LANES, dispatch};
 use crate::threads::{self, SendPtr};
@@ -258,7 +258,7 @@ impl<'a> Tiles<'a> {
                 let last = (n - 1) * bias.head_stride + (item.rows - 1) * bias.row_stride + item.kv_len;
                 assert!(last <= bias.values.len());
             }
-            let tiles = kv_heads * (item.rows * (n / kv_heads)).div_ceil(MAX_ROWS);
+            let tiles = kv_heads * (item.rows * (n / kv_heads)).div_ceil(FEW_ROWS);
             starts.push(starts[starts.len() - 1] + tiles);
         }
         Tiles { items, heads: *heads, starts }
@@ -280,7 +280,7 @@ impl<'a> Tiles<'a> {
         let queries = item.rows * (self.heads.heads / self.heads.kv_heads);
         let i = i - self.starts[at];
         let (kv_head, tile) = (i % self.heads.kv_heads, i / self.heads.kv_heads);
-        let start = tile * MAX_ROWS;
-        Tile { item, kv_head, queries: start..queries.min(start + MAX_ROWS) }
+        let start = tile * FEW_ROWS;
+        Tile { item, kv_head, queries: start..queries.min(start + FEW_ROWS) }
     }
 }

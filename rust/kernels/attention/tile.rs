@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::ptr;
 
 use super::{BLOCK, Heads, Item, Queries};
-use crate::kernels::product::{MAX_ROWS, Product};
+use crate::kernels::product::{ByRows, FEW_ROWS, Float32, Packed, Product};
 use crate::kernels::vecmath;
 use crate::simd::{LANES, Op, Simd};
 
@@ -41,14 +41,14 @@ struct State {
 
 const NOTHING: State = State { max: [f32::NEG_INFINITY; LANES], sum: [0.0; LANES] };
 
-const _: () = assert!(MAX_ROWS <= LANES);
+const _: () = assert!(FEW_ROWS <= LANES);
 
 /// A tile's working memory.
 pub(super) struct Scratch {
     /// `[head_dim][queries]`.
     q: Vec<f32>,
     /// `[queries][64]`: scores, then their exponentials.
-    scores: [f32; MAX_ROWS * BLOCK],
+    scores: [f32; FEW_ROWS * BLOCK],
     /// `[queries][head_dim]`: Σ exponential · value of the block.
     block_sums: Vec<f32>,
     /// The same of all blocks so far; in the end the output.
@@ -59,7 +59,7 @@ pub(super) struct Scratch {
 thread_local! {
     pub(super) static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Box::new(Scratch {
         q: Vec::new(),
-        scores: [0.0; MAX_ROWS * BLOCK],
+        scores: [0.0; FEW_ROWS * BLOCK],
         block_sums: Vec::new(),
         sums: Vec::new(),
         state: NOTHING,
@@ -68,7 +68,7 @@ thread_local! {
 
 /// Which key positions the queries of a tile see, and the blocks that hold any of them.
 struct Seen {
-    positions: [Range<usize>; MAX_ROWS],
+    positions: [Range<usize>; FEW_ROWS],
     /// The end of the last position that any query sees.
     end: usize,
     blocks: Range<usize>,
@@ -76,7 +76,7 @@ struct Seen {
 
 impl Tile<'_> {
     fn seen(&self, heads: &Heads) -> Seen {
-        let mut positions: [Range<usize>; MAX_ROWS] = std::array::from_fn(|_| 0..0);
+        let mut positions: [Range<usize>; FEW_ROWS] = std::array::from_fn(|_| 0..0);
         let (mut start, mut end) = (usize::MAX, 0);
         for v in 0..self.queries.len() {
             positions[v] = self.item.seen(self.row_and_head(heads, v).0);
@@ -101,7 +101,7 @@ impl Tile<'_> {
 impl Seen {
     /// What each query sees of a block, counted from its start.
     #[inline(always)]
-    fn within(&self, block: usize) -> [Range<usize>; MAX_ROWS] {
+    fn within(&self, block: usize) -> [Range<usize>; FEW_ROWS] {
         std::array::from_fn(|v| within(&self.positions[v], block * BLOCK))
     }
 }
@@ -287,7 +287,7 @@ fn multiply_keys<S: Simd>(
             accumulate: false,
             bias: ptr::null(),
         }
-        .run::<S, true>(s);
+        .run::<S, Packed, Float32>(s);
     }
 }
 
@@ -387,19 +387,19 @@ fn multiply_values<S: Simd>(
     // SAFETY (all runs): see `product`.
     if common.is_empty() {
         for (v, seen) in queries() {
-            unsafe { product(v, 1, seen.clone(), false).run::<S, false>(s) };
+            unsafe { product(v, 1, seen.clone(), false).run::<S, ByRows, Float32>(s) };
         }
         return;
     }
     let early = seen.iter().any(|seen| seen.start < common.start);
     if early {
         for (v, seen) in queries() {
-            unsafe { product(v, 1, seen.start..common.start, false).run::<S, false>(s) };
+            unsafe { product(v, 1, seen.start..common.start, false).run::<S, ByRows, Float32>(s) };
         }
     }
-    unsafe { product(0, seen.len(), common.clone(), early).run::<S, false>(s) };
+    unsafe { product(0, seen.len(), common.clone(), early).run::<S, ByRows, Float32>(s) };
     for (v, seen) in queries().filter(|(_, seen)| seen.end > common.end) {
-        unsafe { product(v, 1, common.end..seen.end, true).run::<S, false>(s) };
+        unsafe { product(v, 1, common.end..seen.end, true).run::<S, ByRows, Float32>(s) };
     }
 }
 

@@ -1,0 +1,452 @@
+//! The one matrix product: forward, and both products of the backward pass.
+//!
+//! ```text
+//! y  = x · wᵀ          gemm(x, w)
+//! dx = dy · w          gemm(dy, wᵀ)
+//! dw += dyᵀ · x        gemm_add(dyᵀ, xᵀ)
+//! ```
+//!
+//! An operand is a [`Matrix`], whose strides make slices and transposes of one in memory; `b` may also be
+//! [`Panels`], packed before. The rows of `a` are packed as strips, block by block, for all threads; each thread
+//! packs the columns that it is about to multiply. An element of the result is one chain in the order of k,
+//! so neither the blocks, nor how an operand is stored, nor the threads change its bits.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::ptr;
+
+use crate::kernels;
+use crate::kernels::matrix::{Matrix, MatrixMut};
+use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Term};
+use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
+use crate::threads::{self, SendPtr};
+use crate::weights::Panels;
+
+mod pack;
+
+use pack::{Pack, Source};
+
+/// What the factors of a product are rounded to. Sums are float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    Float32,
+    /// Factors are rounded to nearest even; pairs of products are added by [`Simd::dot_bfloat16`].
+    Bfloat16,
+}
+
+impl Precision {
+    /// Neighbouring k in 32 bits.
+    fn pack(self) -> usize {
+        match self {
+            Precision::Float32 => 1,
+            Precision::Bfloat16 => 2,
+        }
+    }
+}
+
+/// The second operand, `[n, k]`.
+#[derive(Clone, Copy)]
+pub enum Factor<'a> {
+    Matrix(Matrix<'a>),
+    Panels(&'a Panels),
+}
+
+impl<'a> From<Matrix<'a>> for Factor<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Factor::Matrix(matrix)
+    }
+}
+
+impl<'a> From<&'a Panels> for Factor<'a> {
+    fn from(panels: &'a Panels) -> Self {
+        Factor::Panels(panels)
+    }
+}
+
+impl Factor<'_> {
+    /// `[n, k]`.
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Factor::Matrix(matrix) => (matrix.rows, matrix.columns),
+            Factor::Panels(panels) => (panels.n, panels.k),
+        }
+    }
+}
+
+/// `a [rows, k]`, `b [n, k]`, `bias [n]`, `c [rows, n]`: c = a · bᵀ + bias.
+///
+/// An element of c is one chain of fused multiply-adds from 0 in the order of k, then the bias;
+/// its bits depend on its row of `a` and its row of `b` alone.
+pub fn gemm<'a>(
+    a: Matrix<'_>,
+    b: impl Into<Factor<'a>>,
+    bias: Option<&[f32]>,
+    c: MatrixMut<'_>,
+    precision: Precision,
+) {
+    multiply(a, b.into(), bias, false, c, precision);
+}
+
+/// `a [rows, k]`, `b [n, k]`, `c [rows, n]`: c += a · bᵀ, each chain going on from what c holds.
+pub fn gemm_add<'a>(a: Matrix<'_>, b: impl Into<Factor<'a>>, c: MatrixMut<'_>, precision: Precision) {
+    multiply(a, b.into(), None, true, c, precision);
+}
+
+/// Panels of one chunk.
+const WIDTH: usize = 4;
+
+/// Steps of one pass over a chunk's panels: 512 · 4 · 64 bytes stay in an L2 cache while the strips go by,
+/// and a strip of 512 · 12 · 4 bytes in an L1 cache while the chunk's panels do.
+const STEPS: usize = 512;
+
+/// Floats of `a` that are packed at a time: 4 MiB, which an L3 cache holds.
+const BLOCK: usize = 1 << 20;
+
+/// The least k of such a block, if there is more: every block loads and stores all of its c.
+const BLOCK_K: usize = 1024;
+
+/// Strips of a chunk at least, if there are more: enough to use a panel often, and where it has to be
+/// packed, to pack it seldom.
+const STRIPS: usize = 4;
+const STRIPS_TO_PACK: usize = 24;
+
+/// What a chunk of packing takes: strips over all k, or some k of all strips.
+const STRIPS_PER_CHUNK: usize = 4;
+const K_PER_CHUNK: usize = 64;
+
+/// How many k are packed at a time where rows lie next to each other: as many lines of a cache, which may all
+/// fall into one of its sets, of 8 ways or more.
+const K_AT_ONCE: usize = 8;
+
+thread_local! {
+    /// Rows as strips, for all threads of one product; kept, since every product of a pass needs it.
+    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// A chunk's columns as panels.
+    static COLUMNS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A vector that lies in one line of the cache.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line {
+    _floats: [f32; LANES],
+}
+
+/// `0..len` in equal parts of at most `most`, each a multiple of `unit` but for the last.
+fn blocks(len: usize, most: usize, unit: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = len.div_ceil(most.max(unit)).max(1);
+    let size = len.div_ceil(count).next_multiple_of(unit).max(1);
+    (0..len.max(1)).step_by(size).map(move |start| start..len.min(start + size))
+}
+
+fn multiply(
+    a: Matrix<'_>,
+    b: Factor<'_>,
+    bias: Option<&[f32]>,
+    add: bool,
+    mut c: MatrixMut<'_>,
+    precision: Precision,
+) {
+    let (n, k) = b.shape();
+    let rows = a.rows;
+    assert!(a.columns == k && c.rows == rows && c.columns == n, "shapes that do not fit");
+    assert!(bias.is_none_or(|bias| bias.len() == n));
+    if rows == 0 || n == 0 {
+        return;
+    }
+    let bias = SendPtr(bias.map_or(ptr::null(), <[f32]>::as_ptr).cast_mut());
+    let out = SendPtr(c.as_mut_ptr());
+    let block = |rows: Range<usize>, ks: Range<usize>, packed: *const f32| Block {
+        packed: SendPtr(packed.cast_mut()),
+        rows: rows.len(),
+        b,
+        accumulate: add || ks.start > 0,
+        bias: if ks.end == k { bias } else { SendPtr(ptr::null_mut()) },
+        ks,
+        // SAFETY: a row of `c`.
+        c: SendPtr(unsafe { out.get().add(rows.start * c.row_stride) }),
+        c_row: c.row_stride,
+        precision,
+    };
+    if rows == 1 && a.column_stride == 1 && precision == Precision::Float32 {
+        // A single row is its own packing.
+        return block(0..1, 0..k, a.as_ptr()).multiply();
+    }
+    ROWS.with_borrow_mut(|packed| {
+        let most_k = (BLOCK / rows).max(BLOCK_K);
+        for ks in blocks(k, most_k, LANES) {
+            let most_rows = BLOCK / ks.len().max(1);
+            for rows in blocks(rows, most_rows, MAX_ROWS) {
+                pack_rows(&a, rows.clone(), ks.clone(), precision, packed);
+                block(rows, ks.clone(), packed.as_ptr()).multiply();
+            }
+        }
+    });
+}
+
+/// Rows fall into strips of [`MAX_ROWS`]; what is left over makes one or two of at most [`FEW_ROWS`].
+fn strips(rows: usize) -> usize {
+    let left = rows % MAX_ROWS;
+    rows / MAX_ROWS + left.div_ceil(FEW_ROWS)
+}
+
+/// The rows of strip `i`.
+fn strip(i: usize, rows: usize) -> Range<usize> {
+    let whole = rows / MAX_ROWS;
+    let start = whole.min(i) * MAX_ROWS + (i - whole.min(i)) * FEW_ROWS;
+    start..rows.min(start + if i < whole { MAX_ROWS } else { FEW_ROWS })
+}
+
+/// Some rows and columns of `a` to strips, each `[steps][rows of the strip]`, one after the other.
+fn pack_rows(
+    a: &Matrix<'_>,
+    rows: Range<usize>,
+    ks: Range<usize>,
+    precision: Precision,
+    packed: &mut Vec<f32>,
+) {
+    let steps = ks.len().div_ceil(precision.pack());
+    let floats = rows.len() * steps;
+    if packed.len() < floats {
+        packed.resize(floats, 0.0);
+    }
+    let count = strips(rows.len());
+    let packed = SendPtr(packed.as_mut_ptr());
+    let (from, start) = (SendPtr(a.as_ptr().cast_mut()), ks.start);
+    let pack = |strips: Range<usize>, ks: Range<usize>| {
+        dispatch(PackStrips { from, a, rows: rows.clone(), strips, ks, start, precision, packed, steps });
+    };
+    if a.row_stride == 1 {
+        // Rows lie next to each other: all of them, some k at a time.
+        let chunks = ks.len().div_ceil(K_PER_CHUNK);
+        kernels::for_each(rows.len() * ks.len(), chunks, |i| {
+            let first = start + i * K_PER_CHUNK;
+            pack(0..count, first..ks.end.min(first + K_PER_CHUNK));
+        });
+    } else {
+        kernels::for_each(rows.len() * ks.len(), count.div_ceil(STRIPS_PER_CHUNK), |i| {
+            let first = i * STRIPS_PER_CHUNK;
+            pack(first..count.min(first + STRIPS_PER_CHUNK), ks.clone());
+        });
+    }
+}
+
+/// Some k of some strips.
+struct PackStrips<'a> {
+    from: SendPtr<f32>,
+    a: &'a Matrix<'a>,
+    rows: Range<usize>,
+    strips: Range<usize>,
+    ks: Range<usize>,
+    /// The first k of the strips.
+    start: usize,
+    precision: Precision,
+    packed: SendPtr<f32>,
+    steps: usize,
+}
+
+impl Op for PackStrips<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let PackStrips { a, precision, .. } = self;
+        let step = |k: usize| (k - self.start).div_ceil(precision.pack());
+        let at_once = if a.row_stride == 1 { K_AT_ONCE } else { self.ks.len().max(1) };
+        for first in self.ks.clone().step_by(at_once) {
+            let end = self.ks.end.min(first + at_once);
+            for i in self.strips.clone() {
+                let strip = strip(i, self.rows.len());
+                let at = (self.rows.start + strip.start) * a.row_stride + first * a.column_stride;
+                // SAFETY: these rows and columns of `a` exist; `packed` has room for the strips, and no
+                // two chunks write the same k of one.
+                unsafe {
+                    s.vectorize(Pack {
+                        from: Source {
+                            at: self.from.get().add(at),
+                            lanes: strip.len(),
+                            lane_stride: a.row_stride,
+                            k: end - first,
+                            k_stride: a.column_stride,
+                        },
+                        width: strip.len(),
+                        precision,
+                        to: self.packed.get().add(strip.start * self.steps + step(first) * strip.len()),
+                        room: (step(self.ks.end) - step(first)) * strip.len(),
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Some rows, packed, times all columns, over some of k.
+struct Block<'a> {
+    packed: SendPtr<f32>,
+    rows: usize,
+    ks: Range<usize>,
+    b: Factor<'a>,
+    bias: SendPtr<f32>,
+    /// The first of the rows.
+    c: SendPtr<f32>,
+    c_row: usize,
+    accumulate: bool,
+    precision: Precision,
+}
+
+impl Block<'_> {
+    fn multiply(&self) {
+        let (n, _) = self.b.shape();
+        let strips = strips(self.rows);
+        let across = n.div_ceil(WIDTH * LANES);
+        let least = match self.b {
+            Factor::Panels(_) if self.precision == Precision::Float32 => STRIPS,
+            _ => STRIPS_TO_PACK,
+        };
+        // Rows are split too until there are chunks enough for the threads to end together.
+        let down = (16 * threads::size()).div_ceil(across).clamp(1, strips.div_ceil(least));
+        let strips_per_chunk = strips.div_ceil(down);
+        let down = strips.div_ceil(strips_per_chunk);
+        kernels::for_each(self.rows * n * self.ks.len(), across * down, |i| {
+            let (column, row) = (i / down * WIDTH * LANES, i % down * strips_per_chunk);
+            let columns = column..n.min(column + WIDTH * LANES);
+            let strips = row..strips.min(row + strips_per_chunk);
+            match self.precision {
+                Precision::Float32 => {
+                    dispatch(Chunk { block: self, columns, strips, term: PhantomData::<Float32> });
+                }
+                Precision::Bfloat16 => {
+                    dispatch_bfloat16(Chunk { block: self, columns, strips, term: PhantomData::<Bfloat16> });
+                }
+            }
+        });
+    }
+}
+
+/// Some columns of some strips of a block.
+struct Chunk<'a, T> {
+    block: &'a Block<'a>,
+    columns: Range<usize>,
+    strips: Range<usize>,
+    term: PhantomData<T>,
+}
+
+impl<T: Term> Op for Chunk<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        COLUMNS.with_borrow_mut(|scratch| self.multiply(s, scratch));
+    }
+}
+
+impl<T: Term> Chunk<'_, T> {
+    #[inline(always)]
+    fn multiply<S: Simd>(&self, s: S, scratch: &mut Vec<Line>) {
+        let block = self.block;
+        let per_step = block.precision.pack();
+        let steps = block.ks.len().div_ceil(per_step);
+        // A lone strip gains nothing from returning to panels that are there.
+        let direct = matches!(block.b, Factor::Panels(_)) && block.precision == Precision::Float32;
+        let most = if self.strips.len() == 1 && direct { steps.max(1) } else { STEPS };
+        for part in blocks(steps, most, 1) {
+            let ks = block.ks.start + part.start * per_step
+                ..block.ks.end.min(block.ks.start + part.end * per_step);
+            let (b, b_panel) = self.panels(s, ks, part.len(), scratch);
+            for i in self.strips.clone() {
+                let strip = strip(i, block.rows);
+                self.prefetch(strip.end..block.rows.min(strip.end + MAX_ROWS));
+                // SAFETY: strip i, the panels of these columns, and their part of `c` exist, and that
+                // part of `c` belongs to this chunk alone.
+                unsafe {
+                    let bias = block.bias.get();
+                    Product {
+                        rows: strip.len(),
+                        columns: self.columns.len(),
+                        k: part.len(),
+                        a: block.packed.get().add(strip.start * steps + part.start * strip.len()),
+                        b,
+                        b_panel,
+                        b_k: LANES,
+                        c: block.c.get().add(strip.start * block.c_row + self.columns.start),
+                        c_row: block.c_row,
+                        accumulate: block.accumulate || part.start > 0,
+                        bias: if part.end == steps && !bias.is_null() {
+                            bias.add(self.columns.start)
+                        } else {
+                            ptr::null()
+                        },
+                    }
+                    .run::<S, Packed, T>(s);
+                }
+            }
+        }
+    }
+
+    /// Asks for what the next strip will add to, or write over, while this one is computed.
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>) {
+        for row in rows {
+            for column in self.columns.clone().step_by(LANES) {
+                prefetch(self.block.c.get().wrapping_add(row * self.block.c_row + column));
+            }
+        }
+    }
+
+    /// The chunk's columns over some of k, as panels of `steps`, and the distance from one to the next.
+    #[inline(always)]
+    fn panels<S: Simd>(
+        &self,
+        s: S,
+        ks: Range<usize>,
+        steps: usize,
+        scratch: &mut Vec<Line>,
+    ) -> (*const f32, usize) {
+        let block = self.block;
+        if let (Factor::Panels(panels), Precision::Float32) = (block.b, block.precision) {
+            // SAFETY: a panel, and an element of it.
+            let at = unsafe { panels.as_ptr().add(self.columns.start * panels.k + ks.start * LANES) };
+            return (at, panels.k * LANES);
+        }
+        let count = self.columns.len().div_ceil(LANES);
+        if scratch.len() < count * steps {
+            scratch.resize(count * steps, Line { _floats: [0.0; LANES] });
+        }
+        let per_step = block.precision.pack();
+        let mut pack = |p: usize, part: Range<usize>| {
+            let first = self.columns.start + p * LANES;
+            let lanes = LANES.min(self.columns.end - first);
+            let start = ks.start + part.start;
+            // SAFETY: these rows of `b`, and these k; the scratch was made long enough.
+            unsafe {
+                let (at, lane_stride, k_stride) = match block.b {
+                    Factor::Matrix(b) => {
+                        let at = first * b.row_stride + start * b.column_stride;
+                        (b.as_ptr().add(at), b.row_stride, b.column_stride)
+                    }
+                    Factor::Panels(b) => (b.as_ptr().add(first * b.k + start * LANES), 1, LANES),
+                };
+                Pack {
+                    from: Source { at, lanes, lane_stride, k: part.len(), k_stride },
+                    width: LANES,
+                    precision: block.precision,
+                    to: scratch.as_mut_ptr().add(p * steps + part.start / per_step).cast(),
+                    room: part.len().div_ceil(per_step) * LANES,
+                }
+            }
+        };
+        if matches!(block.b, Factor::Matrix(b) if b.row_stride == 1) {
+            for first in (0..ks.len()).step_by(K_AT_ONCE) {
+                let part = first..ks.len().min(first + K_AT_ONCE);
+                (0..count).for_each(|p| s.vectorize(pack(p, part.clone())));
+            }
+        } else {
+            (0..count).for_each(|p| s.vectorize(pack(p, 0..ks.len())));
+        }
+        (scratch.as_ptr().cast(), steps * LANES)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Packing: elements of up to 16 rows to vectors, one for each step of k.
+
+use super::Precision;
+use crate::simd::{LANES, Op, Simd};
+
+/// `lanes ≤ 16` rows over `k`.
+pub(super) struct Source {
+    pub at: *const f32,
+    pub lanes: usize,
+    pub lane_stride: usize,
+    pub k: usize,
+    pub k_stride: usize,
+}
+
+/// `to [steps][width]`: element i of a step is row i there, or two neighbouring k of it in bfloat16; 0 past
+/// the last row and the last k. `lanes ≤ width ≤ 16`. Whoever makes one vouches for the pointers, and that
+/// `room` floats from `to` on are its own, of which those past its last step will be written later.
+pub(super) struct Pack {
+    pub from: Source,
+    pub width: usize,
+    pub precision: Precision,
+    pub to: *mut f32,
+    pub room: usize,
+}
+
+impl Op for Pack {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: the maker's.
+        unsafe { if self.from.lane_stride == 1 { self.along_lanes(s) } else { self.along_k(s) } }
+    }
+}
+
+impl Pack {
+    /// Where the lanes of a step lie next to each other.
+    #[inline(always)]
+    unsafe fn along_lanes<S: Simd>(&self, s: S) {
+        let Source { at, lanes, k, k_stride, .. } = self.from;
+        // SAFETY: the maker's.
+        unsafe {
+            match self.precision {
+                Precision::Float32 => {
+                    for j in 0..k {
+                        self.store(s, j, some(s, at.add(j * k_stride), lanes));
+                    }
+                }
+                Precision::Bfloat16 => {
+                    for j in (0..k).step_by(2) {
+                        let low = some(s, at.add(j * k_stride), lanes);
+                        let next = if j + 1 < k { lanes } else { 0 };
+                        let high = some(s, at.wrapping_add((j + 1) * k_stride), next);
+                        self.store(s, j / 2, s.bfloat16_pairs(low, high));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where they do not: sixteen k of all lanes at a time, transposed.
+    #[inline(always)]
+    unsafe fn along_k<S: Simd>(&self, s: S) {
+        let k = self.from.k;
+        // SAFETY: the maker's.
+        unsafe {
+            for first in (0..k).step_by(LANES) {
+                let count = LANES.min(k - first);
+                let vectors = self.from.load(s, first, count);
+                match self.precision {
+                    Precision::Float32 => {
+                        for j in 0..LANES {
+                            if j < count {
+                                self.store(s, first + j, vectors[j]);
+                            }
+                        }
+                    }
+                    Precision::Bfloat16 => {
+                        for j in 0..LANES / 2 {
+                            if 2 * j < count {
+                                let pairs = s.bfloat16_pairs(vectors[2 * j], vectors[2 * j + 1]);
+                                self.store(s, first / 2 + j, pairs);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Steps come in order, so what a vector writes past its own is written over.
+    #[inline(always)]
+    unsafe fn store<S: Simd>(&self, s: S, step: usize, x: S::F32) {
+        let at = step * self.width;
+        // SAFETY: the maker's.
+        unsafe {
+            if at + LANES <= self.room {
+                s.store(self.to.add(at), x);
+            } else {
+                s.store_first(self.to.add(at), self.width, x);
+            }
+        }
+    }
+}
+
+impl Source {
+    /// The vectors of `count ≤ 16` k from `first` on; zeros for the others.
+    #[inline(always)]
+    unsafe fn load<S: Simd>(&self, s: S, first: usize, count: usize) -> [S::F32; LANES] {
+        let mut vectors = [s.splat(0.0); LANES];
+        // SAFETY: the maker's: rows below `lanes`, k below `self.k`.
+        unsafe {
+            let at = self.at.add(first * self.k_stride);
+            if self.k_stride == 1 {
+                for i in 0..LANES {
+                    if i < self.lanes {
+                        vectors[i] = some(s, at.add(i * self.lane_stride), count);
+                    }
+                }
+                s.transpose(&mut vectors);
+            } else {
+                for j in 0..count {
+                    let mut lanes = [0.0; LANES];
+                    for (i, lane) in lanes.iter_mut().enumerate().take(self.lanes) {
+                        *lane = *at.add(j * self.k_stride + i * self.lane_stride);
+                    }
+                    vectors[j] = s.get(&lanes);
+                }
+            }
+        }
+        vectors
+    }
+}
+
+/// The first `n ≤ 16` of 16 floats.
+#[inline(always)]
+unsafe fn some<S: Simd>(s: S, at: *const f32, n: usize) -> S::F32 {
+    // SAFETY: the caller's.
+    unsafe { if n == LANES { s.load(at) } else { s.load_first(at, n) } }
+}
