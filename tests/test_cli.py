@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -276,6 +277,42 @@ def test_tokenize(run, smollm2_path):
     answer = json.loads(run("tokenize", "-", "--json", *model, input="I love 🦀").stdout)
     assert answer["ids"] == ids and answer["pieces"][:2] == ["I", " love"]
     assert json.loads(run("tokenize", "--json", "--count", *model, input="").stdout) == {"count": 0}
+
+
+def test_tokenize_shows_colours_on_a_terminal(smollm2_path):
+    ours, theirs = os.openpty()
+    process = subprocess.run(
+        [sys.executable, "-m", "llmcore", "tokenize", "I love\n🦀\x1b[2J", "-m", str(smollm2_path)],
+        stdout=theirs,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE), "TERM": "xterm", "NO_COLOR": ""},
+        check=True,
+    )
+    os.close(theirs)
+    printed = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert process.returncode == 0
+    text, rest = printed.split("\r\n", 1)
+    assert text == "\x1b[30;46mI\x1b[0m\x1b[30;43m love\x1b[0m\x1b[30;42m↵\x1b[0m"
+    assert r"\xf0\x9f" in rest and r"\x1b" in rest and "\x1b[2J" not in rest
+    assert "\x1b[30;43m 2606 \x1b[0m" in rest
+    assert "tokens, 15 bytes" in rest
+
+
+def test_tokenize_a_file(run, smollm2_path, tmp_path):
+    model, path = ["--model", str(smollm2_path)], tmp_path / "a.txt"
+    path.write_text("I love\nprogramming\n")
+    result = run("tokenize", "--file", str(path), *model)
+    assert result.stdout == f"6 ids (uint16) in {path}.npy\n"
+    out = tmp_path / "b.npy"
+    options = ["--documents", "lines", "--separator", "<|im_end|>", "--out", str(out), "--json"]
+    answer = json.loads(run("tokenize", "--file", str(path), *options, *model).stdout)
+    assert answer == {"count": 6, "dtype": "uint16", "path": str(out)}
+    assert np.load(out).tolist() == [57, 2606, 2, 18041, 2803, 2]
+    for wrong in (["text"], ["--count"], ["--separator", "<|nothing|>"]):
+        assert run("tokenize", "--file", str(path), *wrong, *model).exit_code == 2
+    wrong = run("tokenize", "--file", str(path), "--documents", "pages", *model)
+    assert (wrong.exit_code, wrong.stdout) == (1, "")
+    assert wrong.stderr == 'llmcore: documents: found \'pages\', expected "file", "lines" or "jsonl"\n'
 
 
 def test_pull(run, monkeypatch, tmp_path):

@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
 
@@ -24,6 +25,8 @@ from llmcore import __version__, hub
 if TYPE_CHECKING:
     from llmcore.generation import Completion, Piece
     from llmcore.model import Model
+    from llmcore.tokenizer import Tokenizer
+    from llmcore.tokenizer_files import Documents
 
 __all__ = ["app"]
 
@@ -400,14 +403,33 @@ def tokenize(
     text: Annotated[str | None, typer.Argument(help='The text; "-" reads it from standard input.')] = None,
     model: ModelOption = DEFAULT_MODEL,
     count: Annotated[bool, typer.Option("--count", "-c", help="Print the number of tokens only.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Encode a file of any size into an .npy file of ids.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="With --file, where to. [default: FILE.npy]")
+    ] = None,
+    documents: Annotated[
+        str, typer.Option(help="With --file, what a document is: file, lines or jsonl.")
+    ] = "file",
+    separator: Annotated[
+        str | None, typer.Option(help="With --file, a token that follows each document.", metavar="TOKEN")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the tokens of a text: an id and its piece a line."""
+    """Show the tokens of a text: their text in colours on a terminal, else an id and its piece a line.
+
+    --model may be a tokenizer.json, too.
+    """
     from llmcore.tokenizer import Tokenizer
 
-    data = read_input(text, "text")
+    if file is not None and (text is not None or count):
+        raise typer.BadParameter("--file takes neither a text nor --count")
+    data = read_input(text, "text") if file is None else b""
     path = hub.resolve(model)
     tokenizer = Tokenizer.from_file(path) if path.is_file() else Tokenizer.from_folder(path)
+    if file is not None:
+        return encode_file(tokenizer, file, out, documents, separator, as_json)
     if count:
         number = tokenizer.count(data)
         return write_json({"count": number}) if as_json else write(f"{number}\n")
@@ -415,9 +437,38 @@ def tokenize(
     pieces = [tokenizer.token_bytes(id) for id in ids]
     if as_json:
         write_json({"ids": ids, "pieces": [piece.decode("utf-8", "backslashreplace") for piece in pieces]})
+    elif sys.stdout.isatty():
+        show_in_colours(ids, pieces, len(data))
     else:
         write("".join(f"{id}\t{shown(piece)}\n" for id, piece in zip(ids, pieces, strict=True)))
     return None
+
+
+def encode_file(
+    tokenizer: Tokenizer, file: Path, out: Path | None, documents: str, separator: str | None, as_json: bool
+) -> None:
+    """What --file does: the .npy file, and a line that says how many ids are where."""
+    id = None if separator is None else tokenizer.token_to_id(separator)
+    if separator is not None and id is None:
+        raise typer.BadParameter(f"--separator: found {separator!r}, expected a token of the vocabulary")
+    out = out or file.with_name(f"{file.name}.npy")
+    ids = tokenizer.encode_file(file, out, documents=cast("Documents", documents), separator=id)
+    if as_json:
+        write_json({"count": len(ids), "dtype": ids.dtype.name, "path": str(out)})
+    else:
+        write(f"{len(ids)} ids ({ids.dtype.name}) in {out}\n")
+
+
+def show_in_colours(ids: list[int], pieces: list[bytes], size: int) -> None:
+    """The text, the ids, and how many there are."""
+    from rich.console import Console
+
+    from llmcore.token_colours import coloured_ids, coloured_pieces
+
+    console = Console(highlight=False, soft_wrap=True)
+    for text in (coloured_pieces(pieces), coloured_ids(ids)):
+        console.print(text)
+    console.print(f"{len(ids)} tokens, {size} bytes", style="dim")
 
 
 def shown(piece: bytes) -> str:
