@@ -109,9 +109,10 @@ class BpeTrainer:
         vocab_size: int,
         *,
         min_frequency: int = 0,
+        min_piece_count: int = 1,
         special_tokens: Sequence[str] = ...,
         progress: Callable[[int], object] | None = None,
-    ) -> str: ...
+    ) -> tuple[str, tuple[int, int, int, int]]: ...
 
 @disjoint_base
 class Tokenizer:

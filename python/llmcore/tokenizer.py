@@ -96,6 +96,7 @@ class Tokenizer(_core.Tokenizer):
         pattern: str = "gpt2",
         special_tokens: Iterable[str] = (),
         min_frequency: int = 0,
+        min_piece_count: int = 1,
         max_memory: int | None = None,
         progress: bool = True,
     ) -> Tokenizer:
@@ -112,9 +113,17 @@ class Tokenizer(_core.Tokenizer):
         no count reaches 2³¹, which is more than that library can count. They do not depend on the
         number of threads.
 
-        `max_memory` is how many bytes counting the pieces may take (looked at every 16 MB of text), and
-        then merging them (looked at every 256 merges); None: any. More is a `ValueError`, as is an
-        argument out of its range or a file that is not UTF-8.
+        `min_piece_count` above 1 gives up being exact: a piece of the pre-tokenisation that occurs less often
+        is left out, which takes less memory; a `UserWarning` says how many were.
+
+        `max_memory`, in bytes; None: any. Counts of pieces that would take more are written to a temporary
+        file (in `$TMPDIR`; it has no name, and nothing is left of it) and added up there, exactly. Merging
+        then holds the different pieces: 8 times their bytes, 10 times from 65,535 tokens on, and what is
+        known of pairs. Where that is too much, a `ValueError` says what would do. The texts read at a time,
+        about 16 MB, are not counted.
+
+        Raises `ValueError` for an argument out of its range or a file that is not UTF-8, `OSError` for a file
+        that cannot be read, or the temporary one if it cannot be written.
         """
         from llmcore import tokenizer_training
 
@@ -124,6 +133,7 @@ class Tokenizer(_core.Tokenizer):
             pattern=pattern,
             special_tokens=special_tokens,
             min_frequency=min_frequency,
+            min_piece_count=min_piece_count,
             max_memory=max_memory,
             progress=progress,
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +35,7 @@ def train(
     pattern: str,
     special_tokens: Iterable[str],
     min_frequency: int,
+    min_piece_count: int,
     max_memory: int | None,
     progress: bool,
 ) -> str:
@@ -46,12 +48,21 @@ def train(
     special = list(special_tokens)
     with _bars(progress) as bar:
         _count(trainer, [source] if isinstance(source, PathLike) else source, bar("Counting pieces", None))
-        return trainer.finish(
+        json, dropped = trainer.finish(
             vocab_size,
             min_frequency=min_frequency,
+            min_piece_count=min_piece_count,
             special_tokens=special,
             progress=bar("Merging pairs", vocab_size),
         )
+    pieces, occurrences, all_pieces, all_occurrences = dropped
+    if pieces:
+        warnings.warn(
+            f"min_piece_count={min_piece_count} left out {pieces:,} of {all_pieces:,} different pieces, "
+            f"which are {occurrences:,} of {all_occurrences:,} pieces of the source",
+            stacklevel=3,
+        )
+    return json
 
 
 def _count(trainer: _core.BpeTrainer, source: Iterable[str | PathLike[str]], report: _Report | None) -> None:

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::bpe::train::{Trainer, Wanted};
+use crate::bpe::train::{Dropped, Trainer, Wanted};
 use crate::error::{Error, Result};
 
 /// Between two calls of a progress callback.
@@ -21,8 +21,8 @@ pub struct PyTrainer {
 
 #[pymethods]
 impl PyTrainer {
-    /// `pattern`: the name of a known pattern or a regular expression. `max_memory`: bytes that
-    /// counting may take, and then that merging may take.
+    /// `pattern`: the name of a known pattern or a regular expression. `max_memory`: bytes that counts may take
+    /// before they are written to a temporary file, and then that merging may take.
     #[new]
     #[pyo3(signature = (pattern, *, max_memory=None))]
     fn new(pattern: &str, max_memory: Option<usize>) -> Result<Self> {
@@ -45,21 +45,30 @@ impl PyTrainer {
         Ok(py.detach(|| trainer.add_file(&path, |bytes| progress.report(bytes)))?)
     }
 
-    /// The tokenizer.json of the vocabulary. `progress` is called with the number of tokens so far.
-    #[pyo3(signature = (vocab_size, *, min_frequency=0, special_tokens=Vec::new(), progress=None))]
+    /// The tokenizer.json of the vocabulary, and what `min_piece_count` left out: how many pieces, how
+    /// many occurrences, of how many pieces, of how many occurrences (all 0 if it is 1 or less).
+    /// `progress` is called with the number of tokens so far.
+    #[pyo3(signature = (
+        vocab_size, *, min_frequency=0, min_piece_count=1, special_tokens=Vec::new(), progress=None
+    ))]
     fn finish(
         &mut self,
         py: Python<'_>,
         vocab_size: usize,
         min_frequency: u64,
+        min_piece_count: u64,
         special_tokens: Vec<String>,
         progress: Option<Py<PyAny>>,
-    ) -> PyResult<String> {
+    ) -> PyResult<(String, (u64, u64, u64, u64))> {
         let trainer = self.trainer.take().ok_or_else(finished)?;
-        let wanted = Wanted { vocab_size, min_frequency, min_piece_count: 1, special_tokens };
+        let wanted = Wanted { vocab_size, min_frequency, min_piece_count, special_tokens };
         let mut progress = Progress::new(progress);
-        let json = py.detach(|| trainer.finish(&wanted, |tokens| progress.report(tokens))?.to_json())?;
-        Ok(json)
+        let made = py.detach(|| {
+            let trained = trainer.finish(&wanted, |tokens| progress.report(tokens))?;
+            let Dropped { pieces, occurrences, all_pieces, all_occurrences } = trained.dropped;
+            Result::Ok((trained.to_json()?, (pieces, occurrences, all_pieces, all_occurrences)))
+        })?;
+        Ok(made)
     }
 }
 

@@ -179,8 +179,6 @@ def test_errors_say_what_was_expected(sources: list[Path], tmp_path: Path) -> No
         Tokenizer.train(["a text"], 300, special_tokens=[""])
     with pytest.raises(ValueError, match="pattern"):
         Tokenizer.train(["a text"], 300, pattern="gpt5")
-    with pytest.raises(ValueError, match="max_memory: found 100000 bytes"):
-        Tokenizer.train(sources, 300, max_memory=100_000)
     with pytest.raises(FileNotFoundError):
         Tokenizer.train(tmp_path / "none.txt", 300)
     (tmp_path / "bytes.txt").write_bytes(b"abc\n\xff")

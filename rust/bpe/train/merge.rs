@@ -44,13 +44,6 @@ const PAIRS_PER_TOKEN: u64 = 64;
 /// What the threshold is divided by when it is lowered.
 const STEP: u64 = 4;
 
-/// What is known of a pair.
-struct Known {
-    pair: Pair,
-    /// Its occurrences in the text, until it is merged.
-    count: u64,
-}
-
 /// A pair that may be merged. The greatest has the greatest count, then the smallest pair.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
@@ -65,7 +58,9 @@ pub struct Merger<S> {
     words: Vec<Words<S>>,
     /// How many bytes each symbol has.
     lens: Vec<u32>,
-    known: Vec<Known>,
+    known: Vec<Pair>,
+    /// The occurrences in the text of the known pairs, until they are merged.
+    counts: Vec<u64>,
     /// Where in `known` a pair is.
     place_of: FxHashMap<Pair, u32>,
     queue: BinaryHeap<Candidate>,
@@ -82,10 +77,8 @@ impl<S: Symbol> Merger<S> {
     pub fn new(pieces: Pieces, symbol_of: &[u32; 256], max_memory: usize) -> Result<Self> {
         let shares = threads::size().min(MOST_SHARES);
         let layouts = in_parallel(&mut vec![(); shares], |share, ()| Layout::new(&pieces, share, shares))?;
-        let places: usize = layouts.iter().map(Layout::len).sum();
-        // Each place is a symbol, and in a row.
-        let bytes = places * (size_of::<S>() + size_of::<u32>());
-        within_memory(bytes, max_memory, || format!("{places} bytes of different pieces"))?;
+        let bytes = layouts.iter().map(Layout::bytes::<S>).sum();
+        within_memory(bytes, max_memory, "the different pieces")?;
         let mut layouts: Vec<Option<Layout>> = layouts.into_iter().map(Some).collect();
         let words = in_parallel(&mut layouts, |share, layout| {
             layout.take().map(|layout| Words::new(layout, &pieces, (share, shares), symbol_of)).transpose()
@@ -98,6 +91,7 @@ impl<S: Symbol> Merger<S> {
             words: words.into_iter().flatten().collect(),
             lens: vec![1; symbols],
             known: Vec::new(),
+            counts: Vec::new(),
             place_of: FxHashMap::default(),
             queue: BinaryHeap::new(),
             threshold: u64::MAX,
@@ -109,7 +103,7 @@ impl<S: Symbol> Merger<S> {
 
     /// Looks for pairs that reach a threshold, which may depend on the pairs that are not known.
     fn find(&mut self, threshold: impl FnOnce(&FxHashMap<Pair, Occurrences>) -> u64) -> Result<()> {
-        let (lens, place_of) = (&self.lens, &mut self.place_of);
+        let (lens, place_of) = (&self.lens, &self.place_of);
         let found = in_parallel(&mut self.words, |_, words| words.find(lens, place_of))?;
         let mut all: FxHashMap<Pair, Occurrences> = FxHashMap::default();
         for (&pair, occurrences) in found.iter().flatten() {
@@ -119,25 +113,33 @@ impl<S: Symbol> Merger<S> {
         let before = self.known.len();
         for (pair, Occurrences { count, .. }) in all {
             if count >= self.threshold {
-                let known = self.known.len() as u32;
-                place_of.insert(pair, known);
-                self.known.push(Known { pair, count });
-                self.queue.push(Candidate { count, pair: Reverse(pair), known });
+                self.know(pair, count);
             }
         }
+        let (lens, place_of) = (&self.lens, &self.place_of);
         let new = &self.known[before..];
-        let places = found.into_iter().map(|found| {
-            new.iter().map(|known| found.get(&known.pair).map_or(0, |found| found.places)).collect()
-        });
+        let places = found
+            .into_iter()
+            .map(|found| new.iter().map(|pair| found.get(pair).map_or(0, |found| found.places)).collect());
         let mut words: Vec<(&mut Words<S>, Vec<usize>)> = self.words.iter_mut().zip(places).collect();
         in_parallel(&mut words, |_, (words, places)| words.find_rows(lens, place_of, places, before))?;
         Ok(())
     }
 
+    /// A pair becomes known. Its place among the known pairs.
+    fn know(&mut self, pair: Pair, count: u64) -> u32 {
+        let known = self.known.len() as u32;
+        self.place_of.insert(pair, known);
+        self.known.push(pair);
+        self.counts.push(count);
+        self.queue.push(Candidate { count, pair: Reverse(pair), known });
+        known
+    }
+
     /// The memory that the search takes.
     fn bytes(&self) -> usize {
         self.words.iter().map(Words::bytes).sum::<usize>()
-            + self.known.capacity() * size_of::<Known>()
+            + self.known.capacity() * size_of::<(Pair, u64)>()
             + self.place_of.capacity() * size_of::<(Pair, u32)>() * 8 / 7
             + self.queue.capacity() * size_of::<Candidate>()
     }
@@ -160,7 +162,7 @@ impl<S: Symbol> Merger<S> {
             let Some(top) = self.queue.pop() else {
                 if self.lower_threshold(least)? { continue } else { break }
             };
-            let count = self.known[top.known as usize].count;
+            let count = self.counts[top.known as usize];
             if top.count != count {
                 self.queue.push(Candidate { count, ..top });
                 continue;
@@ -177,7 +179,7 @@ impl<S: Symbol> Merger<S> {
             let Some(symbol) = name(left(merged), right(merged))? else { break };
             self.merge(top.known, merged, symbol)?;
             if merges.is_multiple_of(MERGES_BETWEEN_CHECKS) {
-                within_memory(self.bytes(), self.max_memory, || "the pairs of symbols".into())?;
+                within_memory(self.bytes(), self.max_memory, "the different pieces and pairs")?;
             }
             merges += 1;
             interrupt::check()?;
@@ -211,11 +213,12 @@ impl<S: Symbol> Merger<S> {
             in_parallel(&mut self.words, |_, words| words.merge(known, merged, symbol, lens))?;
         }
         self.gather_neighbours();
-        let known = self.count_neighbours(merged, symbol);
+        let places = self.count_neighbours(merged, symbol);
+        let (known, lens) = (&self.known, &self.lens);
         if alone {
-            self.words.iter_mut().for_each(|words| words.make_rows(&known));
+            self.words.iter_mut().for_each(|words| words.make_rows(&places, known, lens));
         } else {
-            threads::for_each_mut(&mut self.words, 1, |_, words| words[0].make_rows(&known));
+            threads::for_each_mut(&mut self.words, 1, |_, words| words[0].make_rows(&places, known, lens));
         }
         Ok(())
     }
@@ -245,7 +248,8 @@ impl<S: Symbol> Merger<S> {
         let before_itself = self.neighbours.iter().find(|&&(other, left, _)| left && other == symbol);
         let moment = before_itself.map_or(0, |&(_, _, count)| count);
         let mut places = Vec::with_capacity(self.neighbours.len());
-        for &(other, on_the_left, count) in &self.neighbours {
+        let neighbours = std::mem::take(&mut self.neighbours);
+        for &(other, on_the_left, count) in &neighbours {
             let (old, new) = match on_the_left {
                 true => (pair(other, left(merged)), pair(other, symbol)),
                 false => (pair(right(merged), other), pair(symbol, other)),
@@ -253,32 +257,23 @@ impl<S: Symbol> Merger<S> {
             if other != symbol
                 && let Some(&old) = self.place_of.get(&old)
             {
-                self.known[old as usize].count -= count;
+                self.counts[old as usize] -= count;
             }
             let count = if !on_the_left && other == left(merged) { count - moment } else { count };
-            if count < self.threshold {
-                places.push(NONE);
-                continue;
-            }
-            let known = self.known.len() as u32;
-            self.place_of.insert(new, known);
-            self.known.push(Known { pair: new, count });
-            self.queue.push(Candidate { count, pair: Reverse(new), known });
-            places.push(known);
+            places.push(if count < self.threshold { NONE } else { self.know(new, count) });
         }
+        self.neighbours = neighbours;
         places
     }
 }
 
-/// An error if `what` takes more bytes than `max_memory`.
-fn within_memory(bytes: usize, max_memory: usize, what: impl FnOnce() -> String) -> Result<()> {
-    match bytes <= max_memory {
-        true => Ok(()),
-        false => {
-            let expected = format!("at least the {bytes} that {} take, or a min_piece_count", what());
-            Err(Error::argument("max_memory", format!("{max_memory} bytes"), expected))
-        }
+/// An error if merging takes more than `max_memory`.
+fn within_memory(bytes: usize, max_memory: usize, what: &str) -> Result<()> {
+    if bytes <= max_memory {
+        return Ok(());
     }
+    let expected = format!("at least the {bytes} that merging {what} takes, or a larger min_piece_count");
+    Err(Error::argument("max_memory", format!("{max_memory} bytes"), expected))
 }
 
 /// Runs a job for each item, on the threads, and gives the results in order.

@@ -61,7 +61,8 @@ pub struct Trained {
 
 impl Trainer {
     /// `pattern` is the name of a known pattern or a regular expression as Oniguruma reads it.
-    /// `max_memory`: bytes that counting may take, and then that merging may take.
+    /// `max_memory`: bytes that counts may take before they are written to a temporary file, and then that
+    /// merging may take.
     pub fn new(pattern: &str, max_memory: Option<usize>) -> Result<Self> {
         let split = named_or_regex(pattern, true)?;
         let pattern = match &split {

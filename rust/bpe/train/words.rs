@@ -26,6 +26,10 @@ const BATCH: usize = 16;
 /// Places for which it is written down which stretch they are in.
 const BLOCK: usize = 1 << 8;
 
+/// Rows may take so many times the places of the pieces, until those that have gone are dropped. All pairs
+/// that there are take as many as there are symbols.
+const ROOM: (usize, usize) = (3, 2);
+
 /// No neighbour, no row.
 pub const NONE: u32 = u32::MAX;
 
@@ -133,9 +137,19 @@ impl Layout {
     }
 
     /// How many there are, the first border among them.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         1 + self.places.iter().map(|(_, places)| places).sum::<usize>()
     }
+
+    /// The memory that the words and their rows will take.
+    pub fn bytes<S>(&self) -> usize {
+        self.len() * size_of::<S>() + room(self.len()) * size_of::<u32>()
+    }
+}
+
+/// The room for rows in pieces of so many places.
+fn room(places: usize) -> usize {
+    places * ROOM.0 / ROOM.1
 }
 
 pub struct Words<S> {
@@ -280,7 +294,9 @@ impl<S: Symbol> Words<S> {
         }
         let mut next: Vec<usize> = self.row_of[before..].iter().map(|&(start, _)| start).collect();
         let mut rows = std::mem::take(&mut self.rows);
-        rows.reserve_exact(start - rows.len());
+        if start > rows.capacity() {
+            rows.reserve_exact(start.max(room(self.symbols.len())) - rows.len());
+        }
         rows.resize(start, 0);
         let done = self.each_pair(lens, |pair, place, _| {
             if let Some(index) = known.get(&pair).and_then(|&index| (index as usize).checked_sub(before)) {
@@ -336,6 +352,9 @@ impl<S: Symbol> Words<S> {
                 }
             }
         }
+        if let Some(row) = self.row_of.get_mut(known as usize) {
+            *row = (0, 0);
+        }
         Ok(())
     }
 
@@ -366,19 +385,25 @@ impl<S: Symbol> Words<S> {
         &mut self.neighbours
     }
 
-    /// Makes rows of the pairs with the neighbours: of each neighbour of all shares, `known` has the place of
+    /// Makes rows of the pairs with the neighbours: of each neighbour of all shares, `places` has the place of
     /// the pair among the known ones, or `NONE`. Forgets the neighbours.
-    pub fn make_rows(&mut self, known: &[u32]) {
+    pub fn make_rows(&mut self, places: &[u32], known: &[Pair], lens: &[u32]) {
+        let place_of = |neighbour: &Neighbour| places[neighbour.index as usize];
+        let kept = self.neighbours.iter().filter(|neighbour| place_of(neighbour) != NONE);
+        let more: usize = kept.map(|neighbour| neighbour.places).sum();
+        if self.rows.len() + more > self.rows.capacity() {
+            self.drop_what_has_gone(known, lens);
+            self.rows.reserve(more);
+        }
+        self.row_of.resize(known.len(), (0, 0));
         let mut start = self.rows.len();
         for neighbour in &mut self.neighbours {
             self.neighbour_of[usize::from(neighbour.on_the_left)][neighbour.symbol as usize] = NONE;
-            let known = known[neighbour.index as usize];
-            neighbour.next = usize::MAX;
-            if known != NONE {
-                if self.row_of.len() <= known as usize {
-                    self.row_of.resize(known as usize + 1, (0, 0));
-                }
-                self.row_of[known as usize] = (start, neighbour.places as u32);
+            let place = place_of(neighbour);
+            if place == NONE {
+                neighbour.next = usize::MAX;
+            } else {
+                self.row_of[place as usize] = (start, neighbour.places as u32);
                 neighbour.next = start;
                 start += neighbour.places;
             }
@@ -392,5 +417,26 @@ impl<S: Symbol> Words<S> {
             }
         }
         self.neighbours.clear();
+    }
+
+    /// Drops the places of rows at which the pair is no more.
+    fn drop_what_has_gone(&mut self, known: &[Pair], lens: &[u32]) {
+        let mut order: Vec<usize> = (0..self.row_of.len()).filter(|&i| self.row_of[i].1 > 0).collect();
+        order.sort_unstable_by_key(|&i| self.row_of[i].0);
+        let mut end = 0;
+        for i in order {
+            let (first, second) = (S::new(left(known[i])), S::new(right(known[i])));
+            let first_len = lens[left(known[i]) as usize] as usize;
+            let start = end;
+            for at in self.row(i as u32) {
+                let place = self.rows[at] as usize;
+                if self.symbols[place] == first && self.symbols[place + first_len] == second {
+                    self.rows[end] = place as u32;
+                    end += 1;
+                }
+            }
+            self.row_of[i] = (start, (end - start) as u32);
+        }
+        self.rows.truncate(end);
     }
 }
