@@ -3,8 +3,9 @@
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan`, `boundaries`, `masks` and `classes`), `encode`
 //! (with `merges`, `cache`, `long_pieces`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`.
-//! `batch` and `truncate` cut texts at `seams`. `load` opens a file, whose parts a loader a format
-//! (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new vocabulary.
+//! `batch` and `truncate` cut texts at `seams`; `spares` keeps buffers. `load` opens a file, whose
+//! parts a loader a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new
+//! vocabulary.
 
 pub mod alphabet;
 pub mod batch;
@@ -27,6 +28,7 @@ pub mod scan;
 pub mod seams;
 pub mod sentencepiece;
 pub mod source;
+mod spares;
 pub mod special;
 pub mod spelling;
 pub mod tiktoken;

@@ -2,7 +2,6 @@
 //! result.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 use super::alphabet;
 use super::boundaries::BATCH;
@@ -14,6 +13,7 @@ use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
 use super::source::Source;
+use super::spares::Spares;
 use super::special::{AddedToken, Allowed, Part, Pass};
 use super::spelling::{Decoder, Spelling, Start};
 use super::vocab::Vocab;
@@ -84,7 +84,7 @@ pub struct Tokenizer {
     special: Vec<u32>,
     words: Words,
     /// Buffers and caches that calls take and give back.
-    workspaces: Mutex<Vec<Workspace>>,
+    workspaces: Spares<Workspace>,
 }
 
 #[derive(Default)]
@@ -145,7 +145,7 @@ impl Tokenizer {
         special.sort_unstable();
         special.dedup();
         let words = words(&parts).map_err(|error| error.to_string())?;
-        Ok(Tokenizer { parts, raw, normalized, special, words, workspaces: Mutex::default() })
+        Ok(Tokenizer { parts, raw, normalized, special, words, workspaces: Spares::default() })
     }
 
     pub fn vocab(&self) -> &Vocab {
@@ -283,7 +283,6 @@ impl Tokenizer {
         options: &Options<'_>,
         mut ids: Vec<u32>,
     ) -> Result<(Vec<u32>, Vec<Place>)> {
-        let workspace = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop();
         ids.reserve(chunks.iter().map(|chunk| chunk.len()).sum::<usize>() / BYTES_AN_ID);
         let mut run = Run {
             tokenizer: self,
@@ -291,7 +290,7 @@ impl Tokenizer {
             // Normalised text is told apart into trusted and not by where it came from.
             tracked: options.offsets || !untrusted.is_empty(),
             remember: !options.offsets && self.parts.model.has_pieces(),
-            workspace: workspace.unwrap_or_default(),
+            workspace: self.workspaces.take(),
             ids,
             places: Vec::new(),
             pieces: 0,
@@ -305,7 +304,7 @@ impl Tokenizer {
         }
         let Run { ids, places, mut workspace, .. } = run;
         workspace.scratch.trim();
-        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+        self.workspaces.give(workspace);
         Ok((ids, places))
     }
 }

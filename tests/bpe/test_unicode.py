@@ -57,16 +57,18 @@ def telling_tokenizers(pre_tokenizer: pre_tokenizers.PreTokenizer) -> tokenizers
     return made
 
 
-def different(ours: Encode, theirs: Encode) -> Ranges:
-    """The code points whose ids are not the same, alone or in `probe`."""
-    found = []
+def different(ours: Encode, *others: Encode) -> list[Ranges]:
+    """For each of the others, the code points whose ids are not ours, alone or in `probe`."""
+    found: list[list[int]] = [[] for _ in others]
     for start in range(0, len(CODES), CHUNK):
         chunk = CODES[start : start + CHUNK]
         texts = ["".join(map(probe, chunk)), *map(chr, chunk)]
-        if ours(texts) != theirs(texts):
-            probes = [[probe(code), chr(code)] for code in chunk]
-            found += [code for code, texts in zip(chunk, probes, strict=True) if ours(texts) != theirs(texts)]
-    return list(ranges(found))
+        expected = ours(texts)
+        for theirs, codes in zip(others, found, strict=True):
+            if theirs(texts) != expected:
+                single = [(code, [probe(code), chr(code)]) for code in chunk]
+                codes += [code for code, texts in single if ours(texts) != theirs(texts)]
+    return [list(ranges(codes)) for codes in found]
 
 
 def ranges(codes: list[int]) -> Iterator[tuple[int, int]]:
@@ -77,6 +79,10 @@ def ranges(codes: list[int]) -> Iterator[tuple[int, int]]:
         if codes[i + 1 : i + 2] != [code + 1]:
             yield first, code
             first = None
+
+
+def listed(pattern: str, *libraries: str) -> list[Ranges]:
+    return [DIFFERENT.get((pattern, library), []) for library in libraries]
 
 
 def by_us(path: Path, pattern: str | None = None) -> Encode:
@@ -100,7 +106,7 @@ def test_pieces_equal_tiktoken(pattern: str, tmp_path: Path) -> None:
     theirs = tiktoken.Encoding(
         "telling", pat_str=vocabularies.PATTERNS[pattern], mergeable_ranks=ranks, special_tokens={}
     )
-    assert different(by_us(path, pattern), by_tiktoken(theirs)) == DIFFERENT.get((pattern, "tiktoken"), [])
+    assert different(by_us(path, pattern), by_tiktoken(theirs)) == listed(pattern, "tiktoken")
 
 
 @pytest.mark.parametrize("pattern", [*vocabularies.PATTERNS, "digits"])
@@ -114,7 +120,7 @@ def test_pieces_equal_tokenizers(pattern: str, tmp_path: Path) -> None:
     theirs = telling_tokenizers(split)
     path = tmp_path / "tokenizer.json"
     theirs.save(str(path))
-    assert different(by_us(path), by_tokenizers(theirs)) == DIFFERENT.get((pattern, "tokenizers"), [])
+    assert different(by_us(path), by_tokenizers(theirs)) == listed(pattern, "tokenizers")
 
 
 @pytest.mark.parametrize("pattern", vocabularies.PATTERNS)
@@ -122,9 +128,8 @@ def test_ids_equal_both(pattern: str, tmp_path: Path) -> None:
     theirs = vocabularies.of_tokenizers(pattern)
     path = tmp_path / "tokenizer.json"
     theirs.save(str(path))
-    assert different(by_us(path), by_tokenizers(theirs)) == DIFFERENT.get((pattern, "tokenizers"), [])
-    encoding = by_tiktoken(vocabularies.of_tiktoken(pattern))
-    assert different(by_us(path), encoding) == DIFFERENT.get((pattern, "tiktoken"), [])
+    others = by_tiktoken(vocabularies.of_tiktoken(pattern)), by_tokenizers(theirs)
+    assert different(by_us(path), *others) == listed(pattern, "tiktoken", "tokenizers")
 
 
 def test_lone_surrogates(tmp_path: Path) -> None:
