@@ -315,6 +315,64 @@ def test_tokenize_a_file(run, smollm2_path, tmp_path):
     assert wrong.stderr == 'llmcore: documents: found \'pages\', expected "file", "lines" or "jsonl"\n'
 
 
+def test_train_tokenizer(run, tmp_path):
+    text, out = tmp_path / "text.txt", tmp_path / "new.json"
+    text.write_text("the cat sat on the mat\n" * 9 + "a dog\n")
+    train = ["train-tokenizer", str(text), str(text), "--out", str(out), "--vocab-size"]
+    result = run(*train, "262", "--special-token", "<|end|>", "--special-token", "<|pad|>")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"262 tokens in {out}\n", "")
+    expected = llmcore.Tokenizer.train([text, text], 262, special_tokens=["<|end|>", "<|pad|>"])
+    assert out.read_text() == expected.json
+    options = [
+        "--pattern",
+        "cl100k",
+        "--min-frequency",
+        "18",
+        "--min-piece-count",
+        "3",
+        "--max-memory",
+        "0.5GB",
+    ]
+    result = run(*train, "300", *options, "--json")
+    answer = json.loads(result.stdout)
+    assert answer["path"] == str(out) and 256 < answer["vocab_size"] < 300
+    assert "min_piece_count=3 left out 2 of 9 different pieces" in result.stderr
+    assert json.loads(out.read_text())["model"]["merges"][0] == ["a", "t"]
+
+
+def test_train_tokenizer_refuses(run, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"text \xff")
+    train = ["train-tokenizer", str(text), "--vocab-size", "300", "--out"]
+    for out in (tmp_path / "new.bin", tmp_path / "none" / "new.json"):
+        result = run(*train, str(out))
+        assert result.exit_code == 2 and "expected" in result.stderr
+    assert run(*train, str(tmp_path / "new.json"), "--max-memory", "much").exit_code == 2
+    result = run(*train, str(tmp_path / "new.json"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"llmcore: {text}: byte 5: found bytes that are not UTF-8, expected UTF-8\n"
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_train_tokenizer_shows_bars_on_a_terminal(tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat\n" * 1000)
+    ours, theirs = os.openpty()
+    subprocess.run(
+        [sys.executable, "-m", "llmcore", "train-tokenizer", "text.txt", "--vocab-size", "270"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE), "TERM": "xterm", "COLUMNS": "80"},
+        check=True,
+    )
+    os.close(theirs)
+    printed = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    last = [line.split()[0] for line in printed.splitlines() if "100%" in line][-2:]
+    assert last == ["Counting", "Merging"], printed
+    assert (tmp_path / "tokenizer.json").exists()
+
+
 def test_pull(run, monkeypatch, tmp_path):
     monkeypatch.setenv("LLMCORE_CACHE", str(tmp_path))
     monkeypatch.setenv("LLMCORE_OFFLINE", "1")
@@ -350,7 +408,9 @@ def test_version_and_help(run):
     assert run("--version").stdout == f"llmcore {llmcore.__version__}\n"
     result = run("-h")
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in ("generate", "chat", "tokenize", "pull", "info"))
+    assert all(
+        name in result.stdout for name in ("generate", "chat", "tokenize", "train-tokenizer", "pull", "info")
+    )
     program = (
         "import sys; sys.argv = ['llmcore', '--version']\n"
         "from llmcore.__main__ import main; main(); print(list(sys.modules))"

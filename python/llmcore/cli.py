@@ -1,4 +1,4 @@
-"""The command line: `generate`, `chat`, `tokenize`, `pull`, `info`.
+"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `pull`, `info`.
 
 Standard output holds the result and nothing else; progress and remarks go to standard error. Exit
 codes: 0; 1 when something failed, with one line on standard error (LLMCORE_DEBUG=1 shows the
@@ -11,8 +11,10 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +48,7 @@ P = ParamSpec("P")
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """A command of the app whose errors become exit codes."""
+    """A command of the app, named after its function, whose errors become exit codes."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -477,6 +479,70 @@ def shown(piece: bytes) -> str:
         return json.dumps(piece.decode(), ensure_ascii=False)
     except UnicodeDecodeError:
         return repr(piece)
+
+
+@command
+def train_tokenizer(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Files of UTF-8, each line a document.", exists=True, dir_okay=False),
+    ],
+    vocab_size: Annotated[
+        int, typer.Option("--vocab-size", "-n", help="Tokens: special ones, 256 bytes, and merges.", min=256)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .json that other libraries read, or a .tiktoken.")
+    ] = Path("tokenizer.json"),
+    pattern: Annotated[
+        str, typer.Option(help="gpt2, cl100k, o200k, llama3, qwen2, or a regular expression.")
+    ] = "gpt2",
+    special_token: Annotated[
+        list[str] | None, typer.Option(help="A special token; may be given several times.", metavar="TOKEN")
+    ] = None,
+    min_frequency: Annotated[
+        int, typer.Option(help="A pair that is rarer is not merged.", min=0, metavar="N")
+    ] = 0,
+    min_piece_count: Annotated[
+        int, typer.Option(help="Leave out pieces that are rarer; not exact.", min=1, metavar="N")
+    ] = 1,
+    max_memory: Annotated[
+        str | None, typer.Option(help="As 2GB or 500MB; what is more is counted on disk.", metavar="SIZE")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a byte-level vocabulary, with the merges of Hugging Face's trainer."""
+    from llmcore.tokenizer import Tokenizer
+
+    # A wrong name should not be found out after the training.
+    if out.suffix not in (".json", ".tiktoken"):
+        raise typer.BadParameter(
+            f"--out: found {out.name!r}, expected a name that ends in .json or .tiktoken"
+        )
+    if not out.parent.is_dir():
+        raise typer.BadParameter(f"--out: found {str(out)!r}, expected a path in a folder that exists")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tokenizer = Tokenizer.train(
+            files, vocab_size, pattern=pattern, special_tokens=special_token or (),
+            min_frequency=min_frequency, min_piece_count=min_piece_count,
+            max_memory=None if max_memory is None else memory_size(max_memory),
+        )  # fmt: skip
+    for warning in told:
+        remark(f"llmcore: {warning.message}")
+    tokenizer.save(out)
+    if as_json:
+        write_json({"vocab_size": tokenizer.vocab_size, "path": str(out)})
+    else:
+        write(f"{tokenizer.vocab_size} tokens in {out}\n")
+
+
+def memory_size(text: str) -> int:
+    """Bytes: a number, and maybe kB, MB, GB or TB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)b?", text.strip().lower())
+    if found is None:
+        raise typer.BadParameter(f"--max-memory: found {text!r}, expected bytes, as 2GB or 500MB")
+    number, unit = found.groups()
+    return int(float(number) * 1000 ** " kmgt".index(unit or " "))
 
 
 @command

@@ -7,14 +7,14 @@ from __future__ import annotations
 import base64
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
 from llmcore import _core
+from llmcore.progress import Report, bars
 
 __all__ = ["Source", "save", "train"]
 
@@ -24,8 +24,6 @@ Source: TypeAlias = "PathLike[str] | Iterable[str | PathLike[str]]"
 _BATCH_CHARACTERS = 1 << 23
 """Texts are handed to Rust together, so that all threads have work."""
 _BATCH_TEXTS = 1 << 16
-
-_Report: TypeAlias = Callable[[int], None]
 
 
 def train(
@@ -46,8 +44,10 @@ def train(
         )
     trainer = _core.BpeTrainer(pattern, max_memory=max_memory)
     special = list(special_tokens)
-    with _bars(progress) as bar:
-        _count(trainer, [source] if isinstance(source, PathLike) else source, bar("Counting pieces", None))
+    sources = [source] if isinstance(source, PathLike) else source
+    total = _size(sources) if isinstance(sources, list | tuple) else None
+    with bars(progress) as bar:
+        _count(trainer, sources, bar("Counting pieces", total))
         json, dropped = trainer.finish(
             vocab_size,
             min_frequency=min_frequency,
@@ -65,7 +65,7 @@ def train(
     return json
 
 
-def _count(trainer: _core.BpeTrainer, source: Iterable[str | PathLike[str]], report: _Report | None) -> None:
+def _count(trainer: _core.BpeTrainer, source: Iterable[str | PathLike[str]], report: Report | None) -> None:
     batch: list[str] = []
     characters = done = 0
     for item in source:
@@ -87,30 +87,15 @@ def _count(trainer: _core.BpeTrainer, source: Iterable[str | PathLike[str]], rep
     trainer.add_texts(batch)
 
 
-def _report_more(report: _Report, before: int, more: int) -> None:
+def _report_more(report: Report, before: int, more: int) -> None:
     report(before + more)
 
 
-@contextmanager
-def _bars(progress: bool) -> Iterator[Callable[[str, int | None], _Report | None]]:
-    """Yields what adds a bar of a title and a total, on standard error if that is a terminal."""
-    if not progress:
-        yield lambda title, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda title, total: None
-        return
-    with Progress(console=console) as bars:
-
-        def bar(title: str, total: int | None) -> _Report:
-            task = bars.add_task(title, total=total)
-            return lambda done: bars.update(task, completed=done)
-
-        yield bar
+def _size(sources: Sequence[str | PathLike[str]]) -> int | None:
+    """Bytes of sources that are all files."""
+    if any(isinstance(item, str) for item in sources):
+        return None
+    return sum(Path(item).stat().st_size for item in sources)
 
 
 def save(tokenizer: _core.Tokenizer, json: str | None, path: str | PathLike[str]) -> None:
