@@ -24,6 +24,7 @@ from pathlib import Path
 
 import corpora
 import machine
+from tokenizer_chart import Medians, draw
 from tokenizer_worker import ENGINES, Answer
 
 WORKER = Path(__file__).with_name("tokenizer_worker.py")
@@ -44,8 +45,16 @@ def main() -> None:
     parser.add_argument("--vocabularies", nargs="+", default=list(corpora.PATTERNS))
     parser.add_argument("--mb", type=float, default=20, help="the size of each corpus, at most")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="also write OUT.md, and a chart a vocabulary (needs matplotlib): OUT-gpt2.png",
+    )
     args = parser.parse_args()
-    print(f"{machine.describe()}; one thread, seconds of processor time, medians of {args.runs} processes\n")
+    head = f"{machine.describe()}; one thread, seconds of processor time, medians of {args.runs} processes"
+    print(f"{head}\n")
+    command = f"python benches/tokenizer.py --peer-python PEER/bin/python --mb {args.mb:g} --runs {args.runs}"
+    report = [f"`{command}`", head]
     for name in args.vocabularies:
         path = corpora.vocabulary(name)
         if path is None:
@@ -56,7 +65,14 @@ def main() -> None:
             if texts:
                 bench.read(corpus, texts)
         bench.special()
-        bench.print()
+        table = bench.table()
+        print(f"{table}\n")
+        report.append(table)
+        if args.out:
+            chart = args.out.with_name(f"{args.out.name}-{name}.png")
+            draw(chart, f"{name}, one thread", bench.medians(), bench.units)
+            report.append(f"![{name}]({chart.name})")
+            args.out.with_suffix(".md").write_text("\n\n".join(report) + "\n")
 
 
 class Bench:
@@ -125,19 +141,24 @@ class Bench:
         self.engines.remove(engine)
         return None
 
-    def print(self) -> None:
-        print(f"## {self.path.stem}\n")
-        print("| | unit | " + " | ".join(self.engines) + " | llmcore to the best peer | ids |")
-        print("|---|---|" + "---|" * (len(self.engines) + 2))
-        for row, figures in self.figures.items():
-            medians = {engine: statistics.median(values) for engine, values in figures.items()}
+    def medians(self) -> Medians:
+        return {
+            row: {engine: statistics.median(values) for engine, values in figures.items()}
+            for row, figures in self.figures.items()
+        }
+
+    def table(self) -> str:
+        lines = [f"## {self.path.stem}", ""]
+        lines.append("| | unit | " + " | ".join(self.engines) + " | llmcore to the best peer | ids |")
+        lines.append("|---|---|" + "---|" * (len(self.engines) + 2))
+        for row, medians in self.medians().items():
             cells = [f"{medians[engine]:.3g}" if engine in medians else "—" for engine in self.engines]
             digests = self.digests[row]
             wrong = [engine for engine in digests if digests[engine] != digests.get("llmcore")]
             ids = f"other: {', '.join(wrong)}" if wrong else "equal"
             ratio = self.ratio(row, medians)
-            print(f"| {row} | {self.units[row]} | {' | '.join(cells)} | {ratio} | {ids} |")
-        print()
+            lines.append(f"| {row} | {self.units[row]} | {' | '.join(cells)} | {ratio} | {ids} |")
+        return "\n".join(lines)
 
     def ratio(self, row: str, medians: dict[str, float]) -> str:
         """How many times as fast as the fastest peer."""
