@@ -16,16 +16,24 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "activate",
+    "activate_backward",
+    "add_row_sums",
+    "add_to_rows",
     "attention",
     "attention_weights",
     "available_isas",
+    "cross_entropy",
     "gate",
+    "gate_backward",
     "isa",
     "layer_norm",
+    "layer_norm_backward",
     "log_softmax",
     "matmul",
     "rms_norm",
+    "rms_norm_backward",
     "rope",
+    "rope_backward",
     "set_isa",
     "softmax",
     "thread_count",
@@ -37,7 +45,15 @@ def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def set_isa(name: str) -> None: ...
 def thread_count() -> int: ...
-def matmul(a: NDArray[np.float32], b: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def matmul(
+    a: NDArray[np.float32],
+    a_transposed: bool,
+    b: NDArray[np.float32],
+    b_transposed: bool,
+    out: NDArray[np.float32],
+    add: bool,
+    bfloat16: bool,
+) -> None: ...
 def softmax(x: NDArray[np.float32]) -> None: ...
 def log_softmax(x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 def layer_norm(
@@ -78,6 +94,45 @@ def attention_weights(
     scores: NDArray[np.float32],
     probs: NDArray[np.float32],
 ) -> None: ...
+def cross_entropy(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    smoothing: float,
+    scale: float,
+    losses: NDArray[np.float32],
+) -> None: ...
+def layer_norm_backward(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    dy: NDArray[np.float32],
+    dx: NDArray[np.float32],
+    dweight: NDArray[np.float32],
+    dbias: NDArray[np.float32],
+) -> None: ...
+def rms_norm_backward(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    dy: NDArray[np.float32],
+    dx: NDArray[np.float32],
+    dweight: NDArray[np.float32],
+) -> None: ...
+def activate_backward(name: str, x: NDArray[np.float32], dy: NDArray[np.float32]) -> None: ...
+def gate_backward(
+    name: str,
+    gate_up: NDArray[np.float32],
+    dout: NDArray[np.float32],
+    dgate_up: NDArray[np.float32],
+) -> None: ...
+def rope_backward(
+    dx: NDArray[np.float32],
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    positions: NDArray[np.uint32],
+) -> None: ...
+def add_to_rows(dy: NDArray[np.float32], indices: NDArray[np.uint32], table: NDArray[np.float32]) -> None: ...
+def add_row_sums(x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 
 @final
 class SafeTensors:

@@ -36,25 +36,32 @@ __all__ = [
 Array = NDArray[np.float32]
 
 
-def matmul(a: ArrayLike, b: ArrayLike) -> Array:
+def matmul(a: ArrayLike, b: ArrayLike, *, precision: str = "float32") -> Array:
     """The matrix product a · b.
 
     `a` is `[..., m, k]`, `b` is `[..., k, n]`; leading axes broadcast as in `numpy.matmul`. Each element
-    is one chain of fused multiply-adds in the order of k.
+    is one chain of fused multiply-adds in the order of k. With `precision="bfloat16"` both factors are
+    rounded to that first, and pairs of products are added, the second of a pair before the first.
     """
     a, b = _floats("a", a, least=2), _floats("b", b, least=2)
+    bfloat16 = _is_bfloat16(precision)
     (m, k), (k_of_b, n) = a.shape[-2:], b.shape[-2:]
     if k != k_of_b:
         raise ValueError(f"b: found shape {b.shape}, expected [..., {k}, n] to fit a of shape {a.shape}")
+
+    def multiply(a: Array, b: Array, out: Array) -> None:
+        _core.matmul(a, False, b, False, out, False, bfloat16)
+
     if b.ndim == 2:
+        rows = math.prod(a.shape[:-1])
         out = np.empty((*a.shape[:-1], n), np.float32)
-        _core.matmul(a.reshape(math.prod(a.shape[:-1]), k), b, out.reshape(math.prod(a.shape[:-1]), n))
+        multiply(a.reshape(rows, k), b, out.reshape(rows, n))
         return out
     leading = _broadcast("b", a.shape[:-2], b.shape[:-2])
     out = np.empty((*leading, m, n), np.float32)
     a, b = np.broadcast_to(a, (*leading, m, k)), np.broadcast_to(b, (*leading, k, n))
     for i in np.ndindex(leading):
-        _core.matmul(np.ascontiguousarray(a[i]), np.ascontiguousarray(b[i]), out[i])
+        multiply(np.ascontiguousarray(a[i]), np.ascontiguousarray(b[i]), out[i])
     return out
 
 
@@ -152,22 +159,7 @@ def rope(x: ArrayLike, positions: ArrayLike | None = None, theta: float = 10000.
     i < dim / 2, j = i + dim / 2 and the angle a = position · theta^(−2 i / dim):
     x[i], x[j] → x[i] cos a − x[j] sin a, x[j] cos a + x[i] sin a.
     """
-    x = _floats("x", x, least=2)
-    *leading, time, dim = x.shape
-    if dim % 2:
-        raise ValueError(f"x: found {dim} as its last axis, expected an even number")
-    where = np.arange(time) if positions is None else np.asarray(positions)
-    if where.shape != (time,) or not (where.size == 0 or np.issubdtype(where.dtype, np.integer)):
-        raise ValueError(f"positions: found {where.dtype} {where.shape}, expected {time} integers")
-    angles = where[:, None] * theta ** (-np.arange(0, dim, 2) / max(dim, 1))
-    out = np.moveaxis(x.reshape(math.prod(leading), time, dim), 0, 1).copy(order="C")
-    _core.rope(
-        out,
-        np.cos(angles).astype(np.float32),
-        np.sin(angles).astype(np.float32),
-        np.arange(time, dtype=np.uint32),
-    )
-    return np.ascontiguousarray(np.moveaxis(out, 1, 0)).reshape(x.shape)
+    return _turn(_core.rope, "x", x, positions, theta)
 
 
 def attention(
@@ -326,6 +318,12 @@ def _floats(name: str, x: ArrayLike, least: int) -> Array:
     return np.ascontiguousarray(array, np.float32).reshape(array.shape)
 
 
+def _is_bfloat16(precision: str) -> bool:
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision: found {precision!r}, expected 'float32' or 'bfloat16'")
+    return precision == "bfloat16"
+
+
 def _vector(name: str, x: ArrayLike, width: int) -> Array:
     vector = _floats(name, x, least=1)
     if vector.shape != (width,):
@@ -355,6 +353,32 @@ def _activate(name: str, x: ArrayLike) -> Array:
     out = x.reshape(-1).copy()
     _core.activate(name, out)
     return out.reshape(x.shape)
+
+
+def _turn(
+    kernel: Callable[[Array, Array, Array, NDArray[np.uint32]], None],
+    name: str,
+    x: ArrayLike,
+    positions: ArrayLike | None,
+    theta: float,
+) -> Array:
+    """`kernel` (rope, or back) on a copy of `x`, with the angles of `positions`."""
+    x = _floats(name, x, least=2)
+    *leading, time, dim = x.shape
+    if dim % 2:
+        raise ValueError(f"{name}: found {dim} as its last axis, expected an even number")
+    where = np.arange(time) if positions is None else np.asarray(positions)
+    if where.shape != (time,) or not (where.size == 0 or np.issubdtype(where.dtype, np.integer)):
+        raise ValueError(f"positions: found {where.dtype} {where.shape}, expected {time} integers")
+    angles = where[:, None] * theta ** (-np.arange(0, dim, 2) / max(dim, 1))
+    out = np.moveaxis(x.reshape(math.prod(leading), time, dim), 0, 1).copy(order="C")
+    kernel(
+        out,
+        np.cos(angles).astype(np.float32),
+        np.sin(angles).astype(np.float32),
+        np.arange(time, dtype=np.uint32),
+    )
+    return np.ascontiguousarray(np.moveaxis(out, 1, 0)).reshape(x.shape)
 
 
 def _widen(x: Array, width: int) -> Array:

@@ -11,19 +11,26 @@
 
 pub mod activation;
 pub mod attention;
+mod embedding;
 mod gemm;
+mod loss;
 mod matrix;
 mod norm;
+pub mod optimizer;
 mod product;
 mod rope;
 mod softmax;
+mod sums;
 pub mod vecmath;
 
+pub use embedding::add_to_rows;
 pub use gemm::{Factor, Precision, gemm, gemm_add};
+pub use loss::{IGNORED, cross_entropy};
 pub use matrix::{Matrix, MatrixMut};
-pub use norm::{layer_norm, rms_norm};
-pub use rope::rope;
+pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
+pub use rope::{rope, rope_backward};
 pub use softmax::{log_softmax, log_sum_exp, softmax};
+pub use sums::add_row_sums;
 
 use crate::threads;
 

@@ -27,7 +27,7 @@ pub fn log_sum_exp(row: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn max_of<S: Simd>(s: S, row: &[f32]) -> f32 {
+pub(super) fn max_of<S: Simd>(s: S, row: &[f32]) -> f32 {
     let low = s.splat(f32::NEG_INFINITY);
     let mut max = low;
     for x in row.chunks(LANES) {

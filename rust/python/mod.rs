@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 
 pub mod formats;
 pub mod generation;
+pub mod gradients;
 mod locked;
 pub mod model;
 pub mod ops;
@@ -16,6 +17,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     formats::register(module)?;
     ops::register(module)?;
+    gradients::register(module)?;
     tokenizer::register(module)?;
     train::register(module)?;
     model::register(module)?;

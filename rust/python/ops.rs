@@ -15,7 +15,7 @@ use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{
     BLOCK, Bias, Heads, Item, KvView, Queries, attend, attention_probs, write_key, write_value,
 };
-use crate::kernels::{self, Matrix, MatrixMut, Precision, gemm};
+use crate::kernels::{self, Matrix, MatrixMut, Precision, gemm, gemm_add};
 use crate::simd::{self, Isa};
 use crate::threads;
 
@@ -67,24 +67,39 @@ fn thread_count() -> usize {
 }
 
 /// An error unless `holds`: what `llmcore.ops` checks before, so that a direct call cannot panic.
-fn require(holds: bool, what: &str) -> Result<()> {
+pub(super) fn require(holds: bool, what: &str) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::argument("shapes", "arrays that do not fit", what)) }
 }
 
-/// out [m, n] = a [m, k] · b [k, n].
+fn matrix<'a>(array: &'a PyReadonlyArray2<'_, f32>, transposed: bool) -> PyResult<Matrix<'a>> {
+    let matrix = Matrix::new(array.as_slice()?, array.shape()[0], array.shape()[1]);
+    Ok(if transposed { matrix.transposed() } else { matrix })
+}
+
+/// out [m, n] = a [m, k] · b [k, n], or out + that; of an operand that is `transposed` the array is its
+/// transpose.
 #[pyfunction]
+#[allow(clippy::too_many_arguments)]
 fn matmul(
     py: Python<'_>,
     a: PyReadonlyArray2<'_, f32>,
+    a_transposed: bool,
     b: PyReadonlyArray2<'_, f32>,
+    b_transposed: bool,
     mut out: PyReadwriteArray2<'_, f32>,
+    add: bool,
+    bfloat16: bool,
 ) -> PyResult<()> {
-    let (&[m, k], &[k_of_b, n]) = (a.shape(), b.shape()) else { unreachable!("two dimensions") };
-    require(k == k_of_b && out.shape() == [m, n], "[m, k], [k, n] and [m, n]")?;
-    let (a, b, out) = (a.as_slice()?, b.as_slice()?, out.as_slice_mut()?);
+    let (a, b) = (matrix(&a, a_transposed)?, matrix(&b, b_transposed)?);
+    require(a.columns == b.rows && out.shape() == [a.rows, b.columns], "[m, k], [k, n] and [m, n]")?;
+    let out = MatrixMut::new(out.as_slice_mut()?, a.rows, b.columns);
+    let precision = if bfloat16 { Precision::Bfloat16 } else { Precision::Float32 };
     py.detach(|| {
-        let (a, b) = (Matrix::new(a, m, k), Matrix::new(b, k, n).transposed());
-        gemm(a, b, None, MatrixMut::new(out, m, n), Precision::Float32);
+        if add {
+            gemm_add(a, b.transposed(), out, precision);
+        } else {
+            gemm(a, b.transposed(), None, out, precision);
+        }
     });
     Ok(())
 }
@@ -149,7 +164,7 @@ fn rms_norm(
 }
 
 /// An activation by its name in config.json.
-fn activation_named(name: &str) -> Result<Activation> {
+pub(super) fn activation_named(name: &str) -> Result<Activation> {
     let name: StrDeserializer<'_, UnknownName> = name.into_deserializer();
     Activation::deserialize(name)
         .map_err(|error| Error::argument("activation", error, "a name of hidden_act"))
@@ -180,6 +195,14 @@ fn gate(
     Ok(())
 }
 
+/// An error unless all are less than `count`.
+pub(super) fn check_positions(positions: &[u32], count: usize) -> Result<()> {
+    match positions.iter().find(|p| **p as usize >= count) {
+        Some(bad) => Err(Error::argument("positions", bad, format!("less than {count}"))),
+        None => Ok(()),
+    }
+}
+
 /// x [rows, heads, head_dim], in place; cos, sin [positions, rotary_dim / 2]; positions [rows].
 #[pyfunction]
 fn rope(
@@ -194,9 +217,7 @@ fn rope(
     let fits = cos.shape() == sin.shape() && 2 * half <= head_dim && positions.len() == rows;
     require(fits, "[rows, heads, head_dim], [positions, rotary_dim / 2] and [rows]")?;
     let (x, positions) = (x.as_slice_mut()?, positions.as_slice()?);
-    if let Some(bad) = positions.iter().find(|p| **p as usize >= count) {
-        return Err(Error::argument("positions", bad, format!("less than {count}")).into());
-    }
+    check_positions(positions, count)?;
     let (cos, sin) = (cos.as_slice()?, sin.as_slice()?);
     let width = heads * head_dim;
     py.detach(|| kernels::rope(x, width, 0, heads, head_dim, 2 * half, cos, sin, positions));

@@ -1,0 +1,221 @@
+"""Every backward kernel against what its forward function does, in float64, when an argument moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_kernels import SEEDS, close, normal, on_all_isas
+
+import reference
+from llmcore import _core, gradients, ops
+
+lenient = settings(max_examples=40)
+
+
+def slopes(function, x, dy) -> np.ndarray:
+    """The gradient of Σ dy · function(x) at x, by central differences in float64."""
+    x = reference.double(x).copy()
+    gradient = np.empty_like(x)
+    step = 1e-5
+    for i in np.ndindex(x.shape):
+        middle = x[i]
+        x[i] = middle + step
+        above = np.sum(dy * function(x))
+        x[i] = middle - step
+        below = np.sum(dy * function(x))
+        x[i] = middle
+        gradient[i] = (above - below) / (2 * step)
+    return gradient
+
+
+def all_isas(function, *args, **kwargs) -> list[np.ndarray]:
+    """Several results, each the same bits on every instruction set."""
+    count = len(function(*args, **kwargs))
+    return [on_all_isas(lambda i=i: function(*args, **kwargs)[i]) for i in range(count)]
+
+
+@lenient
+@given(*[st.sampled_from([0, 1, 3, 13, 16, 33, 70])] * 2, st.sampled_from([0, 1, 12, 65, 130]), SEEDS)
+def test_matmul(m, n, k, seed):
+    a, b, dout = normal(seed, m, k), normal(seed + 1, k, n), normal(seed + 2, m, n)
+    da, db = all_isas(gradients.matmul, a, b, dout)
+    close(da, reference.double(dout) @ b.T, 1e-5)
+    close(db, reference.double(a).T @ dout, 1e-5)
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """float32 to the nearest bfloat16, ties to even."""
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+
+@lenient
+@given(*[st.sampled_from([1, 3, 13, 16, 33, 70])] * 2, st.sampled_from([1, 2, 12, 65, 600]), SEEDS)
+def test_matmul_in_bfloat16_is_that_of_rounded_factors(m, n, k, seed):
+    a, b, dout = normal(seed, m, k), normal(seed + 1, k, n), normal(seed + 2, m, n)
+    out = on_all_isas(ops.matmul, a, b, precision="bfloat16")
+    close(out, reference.double(rounded(a)) @ rounded(b), 1e-5)
+    da, db = all_isas(gradients.matmul, a, b, dout, precision="bfloat16")
+    close(da, reference.double(rounded(dout)) @ rounded(b).T, 1e-5)
+    close(db, reference.double(rounded(a)).T @ rounded(dout), 1e-5)
+
+
+@lenient
+@given(st.integers(0, 4), st.sampled_from([1, 2, 16, 37]), st.sampled_from([0.0, 0.1, 1.0]), SEEDS)
+def test_cross_entropy(rows, classes, smoothing, seed):
+    logits = normal(seed, rows, classes, scale=3)
+    labels = np.random.default_rng(seed).integers(0, classes, rows)
+    labels[seed % 3 :: 3] = gradients.IGNORED
+    counts = labels != gradients.IGNORED
+
+    def mean_loss(logits):
+        log_p = reference.log_softmax(logits)[counts]
+        target = np.eye(classes)[labels[counts]] * (1 - smoothing) + smoothing / classes
+        return -np.sum(target * log_p) / max(counts.sum(), 1)
+
+    loss = gradients.cross_entropy(logits, labels, label_smoothing=smoothing)[0]
+    assert loss == pytest.approx(mean_loss(logits), abs=1e-5)
+    gradient = on_all_isas(lambda: gradients.cross_entropy(logits, labels, label_smoothing=smoothing)[1])
+    close(gradient, slopes(mean_loss, logits, 1), 1e-6)
+    assert not gradient[~counts].any()
+
+
+def test_cross_entropy_divides_by_what_it_is_told():
+    logits = normal(0, 6, 9)
+    labels = np.array([1, 2, gradients.IGNORED, 8, 0, 0])
+    loss, gradient = gradients.cross_entropy(logits, labels)
+    half_loss, half = gradients.cross_entropy(logits, labels, denominator=10)
+    assert half_loss == pytest.approx(loss / 2)
+    np.testing.assert_allclose(half, gradient / 2, rtol=1e-6)
+    nothing, zeros = gradients.cross_entropy(logits, [gradients.IGNORED] * 6)
+    assert nothing == 0 and not zeros.any()
+
+
+def layer_norm_slopes(x, weight, dy, eps):
+    """What the formula of the kernel says, in float64."""
+    x = reference.double(x)
+    factor = 1 / np.sqrt(x.var(-1, keepdims=True) + eps)
+    normed = (x - x.mean(-1, keepdims=True)) * factor
+    g = dy * reference.double(weight)
+    means = g.mean(-1, keepdims=True) + normed * (g * normed).mean(-1, keepdims=True)
+    return (g - means) * factor, (dy * normed).sum(0), dy.sum(0, dtype=np.float64)
+
+
+def rms_norm_slopes(x, weight, dy, eps):
+    x = reference.double(x)
+    factor = 1 / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+    g = dy * reference.double(weight)
+    dx = (g - x * factor * (g * x * factor).mean(-1, keepdims=True)) * factor
+    return dx, (dy * x * factor).sum(0)
+
+
+def test_the_formulas_of_norms_are_their_slopes():
+    x, weight, bias, dy = normal(0, 3, 7), normal(1, 7), normal(2, 7), normal(3, 3, 7)
+    layer = layer_norm_slopes(x, weight, dy, 1e-5)
+    np.testing.assert_allclose(
+        layer[0], slopes(lambda x: reference.layer_norm(x, weight, bias, 1e-5), x, dy), atol=1e-8
+    )
+    np.testing.assert_allclose(
+        layer[1], slopes(lambda w: reference.layer_norm(x, w, bias, 1e-5), weight, dy), atol=1e-8
+    )
+    root = rms_norm_slopes(x, weight, dy, 1e-6)
+    np.testing.assert_allclose(
+        root[0], slopes(lambda x: reference.rms_norm(x, weight, 1e-6), x, dy), atol=1e-8
+    )
+    np.testing.assert_allclose(
+        root[1], slopes(lambda w: reference.rms_norm(x, w, 1e-6), weight, dy), atol=1e-8
+    )
+
+
+@lenient
+@given(st.sampled_from([0, 1, 5, 64, 65, 200]), st.sampled_from([3, 15, 16, 17, 100, 577]), SEEDS)
+def test_norms(rows, width, seed):
+    x, weight, dy = normal(seed, rows, width) + 1, normal(seed + 1, width), normal(seed + 2, rows, width)
+    found = all_isas(gradients.layer_norm, x, weight, dy, eps=1e-2)
+    for actual, expected in zip(found, layer_norm_slopes(x, weight, dy, 1e-2), strict=True):
+        close(actual, expected, 1e-4)
+    found = all_isas(gradients.rms_norm, x, weight, dy, eps=1e-6)
+    for actual, expected in zip(found, rms_norm_slopes(x, weight, dy, 1e-6), strict=True):
+        close(actual, expected, 1e-4)
+
+
+@lenient
+@given(st.sampled_from(sorted(reference.ACTIVATIONS)), st.integers(0, 40), st.sampled_from([1, 4]), SEEDS)
+def test_activations(name, size, scale, seed):
+    # relu has no slope at 0.
+    x, dy = normal(seed, 2, size, scale=scale), normal(seed + 1, 2, size)
+    x = np.where(np.abs(x) < 1e-3, np.float32(0.5), x)
+    function = reference.ACTIVATIONS[name]
+    close(on_all_isas(gradients.activation, name, x, dy), slopes(function, x, dy), 2e-6)
+    up = normal(seed + 2, 2, size)
+    dgate, dup = all_isas(gradients.gated, name, x, up, dy)
+    close(dgate, slopes(lambda gate: function(gate) * up, x, dy), 5e-6)
+    close(dup, slopes(lambda up: function(x) * up, up, dy), 5e-6)
+
+
+def test_activations_far_out_are_flat_or_straight():
+    x = np.array([-np.inf, -1e30, -200, 200, 1e30, np.inf], np.float32)
+    for name in reference.ACTIVATIONS:
+        slope = on_all_isas(gradients.activation, name, x, np.ones_like(x))
+        right = 0 if name in ("tanh", "sigmoid") else 1
+        np.testing.assert_allclose(slope, [0] * 3 + [right] * 3, atol=1e-20, err_msg=name)
+        if name != "relu":
+            assert np.isnan(gradients.activation(name, np.full(3, np.nan), np.ones(3))).all(), name
+
+
+@lenient
+@given(st.integers(0, 30), st.integers(1, 2), st.sampled_from([2, 6, 34, 64]), SEEDS)
+def test_rope_turns_back(time, heads, dim, seed):
+    dy = normal(seed, heads, time, dim)
+    positions = np.random.default_rng(seed).integers(0, 5000, time)
+    # A rotation's gradient is its inverse.
+    close(on_all_isas(gradients.rope, dy, positions), reference.rope(dy, -positions), 2e-6)
+
+
+@lenient
+@given(st.integers(0, 300), st.sampled_from([1, 16, 63, 130]), st.integers(1, 20), SEEDS)
+def test_embedding(count, width, rows, seed):
+    dy = normal(seed, count, width)
+    indices = np.random.default_rng(seed).integers(0, rows, count)
+    expected = np.zeros((rows, width), np.float32)
+    for index, row in zip(indices, dy, strict=True):
+        expected[index] += row
+    np.testing.assert_array_equal(on_all_isas(gradients.embedding, indices, dy, rows), expected)
+
+
+@lenient
+@given(st.sampled_from([0, 1, 64, 65, 500]), st.sampled_from([1, 16, 63, 200]), SEEDS)
+def test_row_sums(rows, width, seed):
+    x, out = normal(seed, rows, width), normal(seed + 1, width)
+
+    def add():
+        total = out.copy()
+        _core.add_row_sums(x, total)
+        return total
+
+    close(on_all_isas(add), out + x.sum(0, dtype=np.float64), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: gradients.matmul(x, x, x), ["b", "(2, 3)"]),
+        (lambda x: gradients.matmul(x, x.T, x), ["dout", "(2, 3)", "(2, 2)"]),
+        (lambda x: gradients.matmul(x, x.T, x @ x.T, precision="float16"), ["precision", "float16"]),
+        (lambda x: gradients.cross_entropy(x, [0, 3]), ["labels", "3", "0 to 2"]),
+        (lambda x: gradients.cross_entropy(x, [0, -1]), ["labels", "-1", "-100"]),
+        (lambda x: gradients.cross_entropy(x, [0]), ["labels", "2 integers"]),
+        (lambda x: gradients.cross_entropy(x, [0, 1], label_smoothing=2), ["label_smoothing", "2"]),
+        (lambda x: gradients.layer_norm(x, None, x.T), ["dy", "(3, 2)", "(2, 3)"]),
+        (lambda x: gradients.activation("mish", x, x), ["activation", "mish"]),
+        (lambda x: gradients.gated("silu", x, x, x.T), ["dout", "(3, 2)"]),
+        (lambda x: gradients.rope(x), ["dy", "3", "even"]),
+        (lambda x: gradients.embedding([0, 5], x, 5), ["indices", "5", "0 to 4"]),
+    ],
+)
+def test_errors_say_what_was_found(call, words):
+    with pytest.raises(ValueError) as raised:
+        call(np.ones((2, 3)))
+    assert all(word in str(raised.value) for word in words), str(raised.value)
