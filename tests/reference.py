@@ -53,6 +53,34 @@ def log_softmax(x: Floats, axis: int = -1) -> Floats:
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
 
 
+# The loss
+
+IGNORED = -100
+"""The label of a row that does not count."""
+
+
+def wanted(logits: Floats, labels: NDArray[np.integer], label_smoothing: float = 0.0):
+    """The distribution that each row `[rows, vocab]` should have, and which rows count."""
+    counted = labels != IGNORED
+    one_hot = np.eye(logits.shape[-1])[np.where(counted, labels, 0)]
+    return (1 - label_smoothing) * one_hot + label_smoothing / logits.shape[-1], counted
+
+
+def cross_entropy(
+    logits: Floats,
+    labels: NDArray[np.integer],
+    label_smoothing: float = 0.0,
+    denominator: float | None = None,
+) -> float:
+    """Of the rows `[rows, vocab]` whose label counts: the sum divided by their number, or by `denominator`.
+
+    Label smoothing (Szegedy et al. 2016) shares so much of the wanted distribution out among all tokens.
+    """
+    target, counted = wanted(logits, labels, label_smoothing)
+    losses = -(target * log_softmax(logits)).sum(axis=-1)[counted]
+    return float(losses.sum() / (counted.sum() if denominator is None else denominator))
+
+
 # Normalisation
 
 
@@ -198,3 +226,39 @@ def decoder(block: blocks.Decoder, params, ids) -> Floats:
     x = run_block(block.norm, params, names, run_block(block.layers, params, names, x))
     head = {"head.weight": params["embed.weight"], **params}
     return linear(head, "head", x)
+
+
+def shapes(block: blocks.Decoder) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of a decoder whose layers are two residuals, each a norm and a block."""
+    width = block.embed.width
+    found = {"embed.weight": (block.embed.vocab_size, width)}
+    if block.embed.positions is not None:
+        found["embed.positions"] = (block.embed.positions, width)
+
+    def norm(path, spec):
+        found[f"{path}.weight"] = (width,)
+        if isinstance(spec, blocks.LayerNorm) and spec.bias:
+            found[f"{path}.bias"] = (width,)
+
+    def matrix(path, outputs, inputs, bias):
+        found[f"{path}.weight"] = (outputs, inputs)
+        if bias:
+            found[f"{path}.bias"] = (outputs,)
+
+    for i in range(block.layers.count):
+        (first, attention), (second, mlp) = (residual.blocks for residual in block.layers.block.blocks)
+        norm(f"layers.{i}.norm", first)
+        norm(f"layers.{i}.norm_2", second)
+        head_dim = attention.head_dim or width // attention.heads
+        kv_heads = attention.kv_heads or attention.heads
+        for part, heads in (("q", attention.heads), ("k", kv_heads), ("v", kv_heads)):
+            matrix(f"layers.{i}.attn.{part}", heads * head_dim, width, attention.bias)
+        out_bias = attention.bias if attention.out_bias is None else attention.out_bias
+        matrix(f"layers.{i}.attn.o", width, attention.heads * head_dim, out_bias)
+        for part in ("gate", "up") if isinstance(mlp, blocks.GatedMlp) else ("up",):
+            matrix(f"layers.{i}.mlp.{part}", mlp.hidden, width, mlp.bias)
+        matrix(f"layers.{i}.mlp.down", width, mlp.hidden, mlp.bias)
+    norm("norm", block.norm)
+    if isinstance(block.head, blocks.Linear):
+        matrix("head", block.head.outputs, width, block.head.bias)
+    return found

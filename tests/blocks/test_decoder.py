@@ -74,52 +74,19 @@ def decoders(draw) -> Decoder:
     return Decoder(embed, Repeat(layer, draw(st.integers(0, 3))), draw(NORMS), head)
 
 
-def shapes(block: Decoder) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of a decoder whose layers are as above."""
-    width = block.embed.width
-    found = {"embed.weight": (block.embed.vocab_size, width)}
-    if block.embed.positions is not None:
-        found["embed.positions"] = (block.embed.positions, width)
-
-    def norm(path, spec):
-        found[f"{path}.weight"] = (width,)
-        if isinstance(spec, LayerNorm) and spec.bias:
-            found[f"{path}.bias"] = (width,)
-
-    def matrix(path, outputs, inputs, bias):
-        found[f"{path}.weight"] = (outputs, inputs)
-        if bias:
-            found[f"{path}.bias"] = (outputs,)
-
-    for i in range(block.layers.count):
-        (first, attention), (second, mlp) = (residual.blocks for residual in block.layers.block.blocks)
-        norm(f"layers.{i}.norm", first)
-        norm(f"layers.{i}.norm_2", second)
-        for part, heads in (("q", attention.heads), ("k", attention.kv_heads), ("v", attention.kv_heads)):
-            matrix(f"layers.{i}.attn.{part}", heads * attention.head_dim, width, attention.bias)
-        out_bias = attention.bias if attention.out_bias is None else attention.out_bias
-        matrix(f"layers.{i}.attn.o", width, attention.heads * attention.head_dim, out_bias)
-        for part in ("gate", "up") if isinstance(mlp, GatedMlp) else ("up",):
-            matrix(f"layers.{i}.mlp.{part}", mlp.hidden, width, mlp.bias)
-        matrix(f"layers.{i}.mlp.down", width, mlp.hidden, mlp.bias)
-    norm("norm", block.norm)
-    if isinstance(block.head, Linear):
-        matrix("head", block.head.outputs, width, block.head.bias)
-    return found
-
-
 def compile_random(block: Decoder, seed: int) -> tuple[_core.Model, dict[str, np.ndarray]]:
     """The compiled model with random parameters, and those."""
     rng = np.random.default_rng(seed)
     params = {
-        path: rng.normal(size=shape, scale=0.5).astype(np.float32) for path, shape in shapes(block).items()
+        path: rng.normal(size=shape, scale=0.5).astype(np.float32)
+        for path, shape in reference.shapes(block).items()
     }
     with TemporaryDirectory() as folder:
         save_file(params, Path(folder) / "model.safetensors")
         views = json.dumps({path: {"tensor": path} for path in params})
         source = _core.SafeTensors(folder)
         model = _core.Model(json.dumps(describe(block)), source, views, POSITIONS)
-    assert {path: tuple(shape) for path, shape in model.parameters()} == shapes(block)
+    assert {path: tuple(shape) for path, shape in model.parameters()} == reference.shapes(block)
     return model, params
 
 
