@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vocabularies
+from llmcore import _core
 from llmcore.tokenizer import Tokenizer
 
 TEXTS = 100_000
@@ -89,3 +94,44 @@ def test_smollm2_equals_tokenizers(smollm2_path: Path) -> None:
         assert ours.encode(texts[chosen]) == expected[chosen], texts[chosen]
 
     check_families(check)
+
+
+PROGRAM = """
+import hashlib, json, sys
+from llmcore import Tokenizer, _core
+
+texts = json.load(open(sys.argv[1]))
+digest = hashlib.sha256()
+for path in sys.argv[2:]:
+    tokenizer = Tokenizer.from_file(path, pattern=path.split("/")[-1].removesuffix(".tiktoken"))
+    ids, starts = tokenizer.encode_batch(texts, flat=True)
+    digest.update(ids.astype("<u4").tobytes() + starts.astype("<i8").tobytes())
+print(_core.isa(), digest.hexdigest())
+"""
+
+
+def test_ids_do_not_depend_on_the_instruction_set(tmp_path: Path) -> None:
+    texts: list[str] = []
+
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck), database=None)
+    @given(family=families())
+    def collect(family: list[str]) -> None:
+        texts.extend(family)
+
+    collect()
+    (tmp_path / "texts.json").write_text(json.dumps(texts, ensure_ascii=True))
+    paths = [tmp_path / f"{name}.tiktoken" for name in vocabularies.PATTERNS]
+    for path in paths:
+        vocabularies.write_tiktoken(path, vocabularies.RANKS[path.stem])
+    digests = {}
+    for isa in _core.available_isas():
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, tmp_path / "texts.json", *paths],
+            env={**os.environ, "LLMCORE_ISA": isa},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found, digests[isa] = done.stdout.split()
+        assert found == isa
+    assert len(set(digests.values())) == 1, digests
