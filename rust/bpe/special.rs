@@ -8,6 +8,7 @@ use std::ops::Range;
 use aho_corasick::{AhoCorasick, Input};
 
 use super::sentencepiece::longest_first;
+use crate::error::{Error, Result};
 
 /// One added token, with the flags of tokenizer.json.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ struct Finder {
 }
 
 impl Finder {
-    fn new<'a>(tokens: impl Iterator<Item = &'a AddedToken>) -> Result<Self, String> {
+    fn new<'a>(tokens: impl Iterator<Item = &'a AddedToken>) -> std::result::Result<Self, String> {
         let tokens: Vec<AddedToken> = tokens.filter(|token| !token.content.is_empty()).cloned().collect();
         if tokens.is_empty() {
             return Ok(Finder::default());
@@ -80,11 +81,16 @@ impl Finder {
         Ok(Finder { automaton: Some(longest_first(&words)?), tokens })
     }
 
-    /// Adds the parts of `text[range]` to `parts`, whose last one may end before `range` starts; what
-    /// lies between is text.
-    fn split(&self, text: &str, range: Range<usize>, parts: &mut Vec<Part>) {
-        let Some(automaton) = &self.automaton else { return };
-        let mut done = parts.last().map_or(0, |part| part.range.end);
+    /// Calls `part` with the parts that tokens found in `text[range]` end. What lies between them, or before the
+    /// first from `done` on, is text; `done` is where the last token ends.
+    fn each_part(
+        &self,
+        text: &str,
+        range: Range<usize>,
+        done: &mut usize,
+        part: &mut impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        let Some(automaton) = &self.automaton else { return Ok(()) };
         for found in automaton.find_iter(Input::new(text).range(range)) {
             let token = &self.tokens[found.pattern().as_usize()];
             let (mut start, mut end) = (found.start(), found.end());
@@ -92,19 +98,20 @@ impl Finder {
                 continue;
             }
             if token.lstrip {
-                start = text[..start].trim_end().len().max(done);
+                start = text[..start].trim_end().len().max(*done);
             }
             if token.rstrip {
                 end = text.len() - text[end..].trim_start().len();
             }
             // A token found in the white space that the one before took counts too: `tokenizers`
             // looks for all tokens first and lets them take white space later.
-            if done < start {
-                parts.push(Part { range: done..start, token: None });
+            if *done < start {
+                part(Part { range: *done..start, token: None })?;
             }
-            parts.push(Part { range: start..end, token: Some(token.id) });
-            done = end;
+            part(Part { range: start..end, token: Some(token.id) })?;
+            *done = end;
         }
+        Ok(())
     }
 }
 
@@ -124,7 +131,7 @@ pub struct Pass {
 
 impl Pass {
     /// The error is what `aho_corasick` says of the tokens.
-    pub fn new(tokens: &[AddedToken]) -> Result<Self, String> {
+    pub fn new(tokens: &[AddedToken]) -> std::result::Result<Self, String> {
         Ok(Pass {
             all: Finder::new(tokens.iter())?,
             layout: Finder::new(tokens.iter().filter(|token| token.is_layout()))?,
@@ -136,15 +143,16 @@ impl Pass {
         self.all.automaton.as_ref().is_some_and(|automaton| automaton.is_match(part))
     }
 
-    /// The parts of a text, in order and without gaps. Byte ranges that are not `trusted` hold no
-    /// added token but white space; every other range may hold those that `allowed` names.
-    pub fn split(
+    /// Calls `part` with the parts of a text, in order and without gaps, until it fails. Byte ranges that are
+    /// not trusted hold no added token but white space; every other range may hold those that `allowed` names.
+    pub fn each_part(
         &self,
         text: &str,
         allowed: Allowed<'_>,
         untrusted: &[Range<usize>],
-    ) -> Result<Vec<Part>, String> {
-        let mut parts = Vec::new();
+        mut part: impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
         if self.all.automaton.is_some() && !text.is_empty() {
             let some;
             let trusted = match allowed {
@@ -152,23 +160,24 @@ impl Pass {
                 Allowed::None => &self.layout,
                 Allowed::Only(names) => {
                     let named = |token: &&AddedToken| names.contains(&token.content) || token.is_layout();
-                    some = Finder::new(self.all.tokens.iter().filter(named))?;
+                    some = Finder::new(self.all.tokens.iter().filter(named)).map_err(|message| {
+                        Error::argument("allowed_special", message, "fewer or shorter tokens")
+                    })?;
                     &some
                 }
             };
-            let mut done = 0;
+            let mut from = 0;
             for range in untrusted {
-                trusted.split(text, done..range.start, &mut parts);
-                self.layout.split(text, range.clone(), &mut parts);
-                done = range.end;
+                trusted.each_part(text, from..range.start, &mut done, &mut part)?;
+                self.layout.each_part(text, range.clone(), &mut done, &mut part)?;
+                from = range.end;
             }
-            trusted.split(text, done..text.len(), &mut parts);
+            trusted.each_part(text, from..text.len(), &mut done, &mut part)?;
         }
-        let done = parts.last().map_or(0, |part| part.range.end);
-        if done < text.len() {
-            parts.push(Part { range: done..text.len(), token: None });
+        match done < text.len() {
+            true => part(Part { range: done..text.len(), token: None }),
+            false => Ok(()),
         }
-        Ok(parts)
     }
 }
 
@@ -182,8 +191,13 @@ mod tests {
         allowed: Allowed<'_>,
         untrusted: &[Range<usize>],
     ) -> Vec<(&'a str, Option<u32>)> {
-        let parts = Pass::new(tokens).unwrap().split(text, allowed, untrusted).unwrap();
-        parts.into_iter().map(|part| (&text[part.range], part.token)).collect()
+        let mut parts = Vec::new();
+        let part = |part: Part| {
+            parts.push((&text[part.range], part.token));
+            Ok(())
+        };
+        Pass::new(tokens).unwrap().each_part(text, allowed, untrusted, part).unwrap();
+        parts
     }
 
     #[test]

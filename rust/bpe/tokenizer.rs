@@ -84,7 +84,7 @@ pub struct Tokenizer {
     special: Vec<u32>,
     words: Words,
     /// Buffers and caches that calls take and give back.
-    workspaces: Spares<Workspace>,
+    workspaces: Spares<Box<Workspace>>,
 }
 
 #[derive(Default)]
@@ -341,7 +341,7 @@ struct Run<'a> {
     tracked: bool,
     /// Whether what short pieces become is remembered: the cache knows ids but not how long each is.
     remember: bool,
-    workspace: Workspace,
+    workspace: Box<Workspace>,
     ids: Vec<u32>,
     /// What each id stands for, if offsets are wanted.
     places: Vec<Place>,
@@ -351,23 +351,18 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn text(&mut self, text: &str, untrusted: &[Range<usize>]) -> Result<()> {
-        let parts = self.parts(&self.tokenizer.raw, text, untrusted)?;
-        for Part { range, token } in parts {
-            match token {
-                Some(id) => self.token(id, &text[range.clone()], range),
-                None => {
-                    let mut part = Text::new(&text[range.clone()], range.start, self.tracked);
-                    part.normalize(&self.tokenizer.parts.normalizers)?;
-                    self.normalized(&part, untrusted)?;
-                }
+        let tokenizer = self.tokenizer;
+        tokenizer.raw.each_part(text, self.options.allowed, untrusted, |Part { range, token }| match token {
+            Some(id) => {
+                self.token(id, &text[range.clone()], range);
+                Ok(())
             }
-        }
-        Ok(())
-    }
-
-    fn parts(&self, pass: &Pass, text: &str, untrusted: &[Range<usize>]) -> Result<Vec<Part>> {
-        pass.split(text, self.options.allowed, untrusted)
-            .map_err(|message| Error::argument("allowed_special", message, "fewer or shorter tokens"))
+            None => {
+                let mut part = Text::new(&text[range.clone()], range.start, self.tracked);
+                part.normalize(&tokenizer.parts.normalizers)?;
+                self.normalized(&part, untrusted)
+            }
+        })
     }
 
     /// An added token, as which `text` was found at `range`.
@@ -380,28 +375,34 @@ impl Run<'_> {
 
     /// A text between the added tokens that were found as they are.
     fn normalized(&mut self, text: &Text<'_>, untrusted: &[Range<usize>]) -> Result<()> {
+        let tokenizer = self.tokenizer;
         let untrusted = text.places_of(untrusted);
-        for Part { range, token } in self.parts(&self.tokenizer.normalized, &text.text, &untrusted)? {
-            match token {
-                Some(id) => self.token(id, &text.text[range.clone()], text.origin(range)),
-                None => {
-                    let mut part = text.slice(range);
-                    part.normalize(&self.tokenizer.parts.rewrites)?;
-                    let bytes = part.text.as_bytes();
-                    if let [Split::Scan(scanner)] = self.tokenizer.parts.splits[..]
-                        && self.remember
-                    {
-                        scanner.each_batch(&part.text, |start, ends| self.pieces(bytes, start, ends))?;
-                        continue;
-                    }
-                    each_piece(&self.tokenizer.parts.splits, &part.text, &mut |piece| {
-                        let start = piece.start;
-                        self.piece(bytes, piece, |range| part.origin(start + range.start..start + range.end))
-                    })?;
-                }
+        let allowed = self.options.allowed;
+        tokenizer.normalized.each_part(&text.text, allowed, &untrusted, |Part { range, token }| match token {
+            Some(id) => {
+                self.token(id, &text.text[range.clone()], text.origin(range));
+                Ok(())
             }
+            None => {
+                let mut part = text.slice(range);
+                part.normalize(&tokenizer.parts.rewrites)?;
+                self.split(&part)
+            }
+        })
+    }
+
+    /// A text without added tokens, to cut into pieces.
+    fn split(&mut self, text: &Text<'_>) -> Result<()> {
+        let bytes = text.text.as_bytes();
+        match &self.tokenizer.parts.splits[..] {
+            [Split::Scan(scanner)] if self.remember => {
+                scanner.each_batch(&text.text, |start, ends| self.pieces(bytes, start, ends))
+            }
+            splits => each_piece(splits, &text.text, &mut |piece| {
+                let start = piece.start;
+                self.piece(bytes, piece, |range| text.origin(start + range.start..start + range.end))
+            }),
         }
-        Ok(())
     }
 
     /// Pieces that follow each other, whose tokens are remembered.
@@ -466,7 +467,7 @@ impl Run<'_> {
     /// A piece that is not in the cache.
     #[inline(never)]
     fn short_piece(&mut self, key: u128, piece: &[u8]) -> Result<()> {
-        let Workspace { scratch, cache, .. } = &mut self.workspace;
+        let Workspace { scratch, cache, .. } = &mut *self.workspace;
         if let Some(id) = self.tokenizer.words.get(key) {
             cache.put(key, std::iter::once(id));
             self.ids.push(id);
@@ -504,7 +505,7 @@ impl Run<'_> {
 
     /// Cuts a piece where its tokens do not change, and encodes the parts.
     fn parts_of(&mut self, model: &ByteLevel, piece: &[u8]) -> Result<()> {
-        let Workspace { scratch, cache, .. } = &mut self.workspace;
+        let Workspace { scratch, cache, .. } = &mut *self.workspace;
         let ids = &mut self.ids;
         let cuts = model.cuts().zip(std::str::from_utf8(piece).ok());
         let mut pieces = 0usize;
