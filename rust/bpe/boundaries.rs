@@ -11,7 +11,7 @@ use super::scan::{Cased, Cursor, Words};
 use crate::simd::{self, BYTES, Op, Simd};
 
 /// The most starts that are found at a time.
-pub const BATCH: usize = 256;
+pub const BATCH: usize = 128;
 
 /// So many bytes from a start on may change it: an apostrophe, "re", or the two bytes of "ſ".
 const LOOKAHEAD: usize = 4;
