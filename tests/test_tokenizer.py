@@ -182,7 +182,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "merge of three": (model(merges=["a b c"]), r"model.merges\[0\]"),
     "merge of one": (model(merges=["ab"]), r"model.merges\[0\]"),
     "merges missing": (model(merges=None), "model.merges"),
-    "other model": ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "model.type.*Unigram"),
+    "other model": ({"model": {"type": "Magic", "vocab": [["a", 0.0]]}}, "model.type.*Magic"),
     "dropout": (model(dropout=0.1), "model.dropout"),
     "suffix": (model(end_of_word_suffix="</w>"), "end_of_word_suffix"),
     "unknown option": (model(magic=True), "magic"),
