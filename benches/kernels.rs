@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llmcore::kernels::attention::{BLOCK, Heads, Item, KvView, Queries, attend};
+use llmcore::kernels::attention::{BLOCK, HeadRows, Heads, Item, KvView, attend};
 use llmcore::kernels::{
     Matrix, MatrixMut, Precision, activation, gemm, gemm_add, layer_norm, rms_norm, softmax,
 };
@@ -246,7 +246,7 @@ fn attention(name: &str, rows: usize, past: usize, peak: f64) {
         window: None,
         bias: None,
     }];
-    let queries = Queries { data: &q, stride: 960, offset: 0 };
+    let queries = HeadRows { data: &q, stride: 960, offset: 0 };
     let seconds = best(|| attend(heads, &items, queries, &mut out));
     let pairs = rows * past + rows * (rows + 1) / 2;
     let speed = (4 * pairs * 576) as f64 / seconds / 1e9;

@@ -16,7 +16,7 @@ from llmcore import _core, ops
 
 DIGEST = """
 import hashlib, numpy as np
-from llmcore import _core, ops
+from llmcore import _core, gradients, ops
 rng = np.random.default_rng(0)
 a, b = rng.standard_normal((300, 600)), rng.standard_normal((600, 500))
 q, k, v = (rng.standard_normal((2, h, 1600, 40)) for h in (6, 2, 2))
@@ -25,6 +25,16 @@ digest = hashlib.sha256()
 rows = ops.matmul(a, b), ops.matmul(a[:1], b), ops.softmax(a), ops.layer_norm(a), ops.gelu(a), ops.rope(a)
 for out in (*rows, ops.attention(*few, causal=True), ops.attention(q[..., -1:, :], k, v, causal=True)):
     digest.update(out.tobytes())
+for outs in (
+    gradients.matmul(a, b, rng.standard_normal((300, 500))),
+    gradients.matmul(a, b, rng.standard_normal((300, 500)), precision="bfloat16"),
+    gradients.attention(*few, few[0], causal=True),
+    gradients.layer_norm(a, None, a),
+    gradients.cross_entropy(a, np.arange(300))[1:],
+    (gradients.embedding(np.arange(300) % 7, a, 7), gradients.activation("gelu", a, a)),
+):
+    for out in outs:
+        digest.update(out.tobytes())
 print(_core.isa(), _core.thread_count(), digest.hexdigest())
 """
 

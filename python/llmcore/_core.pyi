@@ -20,6 +20,8 @@ __all__ = [
     "add_row_sums",
     "add_to_rows",
     "attention",
+    "attention_backward",
+    "attention_rows",
     "attention_weights",
     "available_isas",
     "cross_entropy",
@@ -133,6 +135,32 @@ def rope_backward(
 ) -> None: ...
 def add_to_rows(dy: NDArray[np.float32], indices: NDArray[np.uint32], table: NDArray[np.float32]) -> None: ...
 def add_row_sums(x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def attention_rows(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    spans: Sequence[Sequence[int]],
+    scale: float,
+    causal: bool,
+    window: int | None,
+    out: NDArray[np.float32],
+    log_sums: NDArray[np.float32],
+) -> None: ...
+def attention_backward(
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    spans: Sequence[Sequence[int]],
+    scale: float,
+    causal: bool,
+    window: int | None,
+    out: NDArray[np.float32],
+    log_sums: NDArray[np.float32],
+    dout: NDArray[np.float32],
+    dq: NDArray[np.float32],
+    dk: NDArray[np.float32],
+    dv: NDArray[np.float32],
+) -> None: ...
 
 @final
 class SafeTensors:

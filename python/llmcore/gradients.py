@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llmcore import _core
-from llmcore.ops import Array, _floats, _is_bfloat16, _rows, _turn, _weight
+from llmcore.ops import Array, _Attention, _floats, _is_bfloat16, _rows, _turn, _weight
 
 __all__ = [
     "IGNORED",
     "activation",
+    "attention",
     "cross_entropy",
     "embedding",
     "gated",
@@ -125,6 +126,42 @@ def embedding(indices: ArrayLike, dy: ArrayLike, rows: int) -> Array:
     table = np.zeros((rows, dy.shape[1]), np.float32)
     _core.add_to_rows(dy, where.astype(np.uint32), table)
     return table
+
+
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    dout: ArrayLike,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of `llmcore.ops.attention` at q, k and v.
+
+    `q` and `dout` are `[..., time, d]`, `k` and `v` are `[..., keys, d]`. The probabilities are computed
+    again by tiles of 64 queries and 64 keys, from the saved logarithms of their sums (Dao et al. 2022).
+    """
+    call = _Attention(q, k, causal, None, scale, window)
+    values = call.keys_or_values("v", v)
+    if values.shape != call.k.shape:
+        raise ValueError(
+            f"v: found a last axis of {values.shape[-1]}, expected {call.k.shape[-1]}, that of k"
+        )
+    batch, time, heads, d = call.q.shape
+    keys, kv_heads = call.k.shape[1:3]
+    queries = call.q.reshape(batch * time, heads, d)
+    slopes = call.laid_out(_same("dout", dout, call.shape), heads).reshape(queries.shape)
+    k_rows, v_rows = (x.reshape(batch * keys, kv_heads, d) for x in (call.k, values))
+    spans = [(i * time, (i + 1) * time, i * keys, (i + 1) * keys) for i in range(batch)]
+    inputs = (queries, k_rows, v_rows, spans, call.scale, causal, window)
+    out, log_sums = np.empty_like(queries), np.empty(queries.shape[:2], np.float32)
+    _core.attention_rows(*inputs, out, log_sums)
+    dq, dk, dv = (np.empty_like(x) for x in inputs[:3])
+    _core.attention_backward(*inputs, out, log_sums, slopes, dq, dk, dv)
+    dk, dv = (np.ascontiguousarray(x.reshape(call.k.shape).swapaxes(1, 2)) for x in (dk, dv))
+    return call.restore(dq.reshape(call.q.shape)), dk.reshape(np.shape(k)), dv.reshape(np.shape(v))
 
 
 def _matrix(name: str, x: ArrayLike) -> Array:

@@ -241,7 +241,7 @@ class _Attention:
         self.batch = math.prod(q.shape[:-3])
         self.kv_heads: int | None = None
         self.causal, self.window = causal, window
-        self.q = self._laid_out(q, self.heads)
+        self.q = self.laid_out(q, self.heads)
         k = _floats("k", k, least=2)
         if k.shape[-1] != d:
             raise ValueError(
@@ -275,7 +275,7 @@ class _Attention:
                 f"{name}: found shape {x.shape}, expected [{expected}] to fit q of shape {self.shape}"
             )
         self.kv_heads = heads
-        return self._laid_out(x, heads)
+        return self.laid_out(x, heads)
 
     def weights(self) -> tuple[Array, Array]:
         shape = (self.batch, self.heads, self.shape[-2], self.keys)
@@ -291,7 +291,7 @@ class _Attention:
         out = np.ascontiguousarray(out.swapaxes(1, 2))
         return out.reshape(*self.shape[:-1], out.shape[-1])
 
-    def _laid_out(self, x: Array, heads: int) -> Array:
+    def laid_out(self, x: Array, heads: int) -> Array:
         return np.ascontiguousarray(x.reshape(self.batch, heads, *x.shape[-2:]).swapaxes(1, 2))
 
     def _bias(self, mask: ArrayLike, shape: tuple[int, ...]) -> Array:

@@ -6,7 +6,7 @@ use crate::blocks::pass::{Pass, Rows, Segment};
 use crate::blocks::spec::AttentionSpec;
 use crate::cache::{KvPool, KvShape};
 use crate::error::{Result, room};
-use crate::kernels::attention::{Heads, Item, KvView, Queries, attend, attention_probs};
+use crate::kernels::attention::{HeadRows, Heads, Item, KvView, attend, attention_probs};
 use crate::kernels::rope;
 use crate::sites::{Captured, SiteId};
 
@@ -156,7 +156,7 @@ impl Attention {
     /// `[rows, heads · head_dim]` of what the queries, which begin each row of `q`, attend to.
     fn attend(&self, pass: &mut Pass<'_>, q: Rows) -> Result<Rows> {
         let mut context = pass.take(q.rows, self.heads.heads * self.heads.head_dim);
-        let queries = Queries { data: &q.values, stride: q.width, offset: 0 };
+        let queries = HeadRows { data: &q.values, stride: q.width, offset: 0 };
         let captured = {
             let slices: Vec<HeadSlices<'_>> =
                 pass.segments.iter().map(|s| self.slices(pass.cache, s)).collect();
@@ -199,7 +199,7 @@ impl Attention {
     }
 
     /// Scores and probabilities of each sequence, `[heads, rows, keys]`, if a hook wants them.
-    fn capture(&self, pass: &Pass<'_>, items: &[Item<'_>], queries: Queries<'_>) -> Result<Vec<Captured>> {
+    fn capture(&self, pass: &Pass<'_>, items: &[Item<'_>], queries: HeadRows<'_>) -> Result<Vec<Captured>> {
         let mut captured = Vec::new();
         for (site, is_scores) in [(self.sites.scores, true), (self.sites.probs, false)] {
             if !pass.wants(site) {

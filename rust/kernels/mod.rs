@@ -32,6 +32,9 @@ pub use rope::{rope, rope_backward};
 pub use softmax::{log_softmax, log_sum_exp, softmax};
 pub use sums::add_row_sums;
 
+use std::slice::from_raw_parts_mut;
+
+use crate::simd::LANES;
 use crate::threads;
 
 /// Elements of a row-wise kernel that are worth a chunk of their own: some 10 µs of work.
@@ -46,6 +49,32 @@ fn for_each(multiplications: usize, chunks: usize, job: impl Fn(usize) + Sync) {
         threads::with_limit(Some(1), || threads::for_each(chunks, job));
     } else {
         threads::for_each(chunks, job);
+    }
+}
+
+/// Floats that begin at a line of the cache, kept from call to call.
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+#[derive(Clone)]
+#[repr(align(64))]
+struct Line {
+    _floats: [f32; LANES],
+}
+
+impl Lines {
+    const fn new() -> Self {
+        Lines(Vec::new())
+    }
+
+    /// `len` floats, which may hold anything.
+    fn floats(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(LANES);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line { _floats: [0.0; LANES] });
+        }
+        // SAFETY: that many floats and more, and nothing else, are in the lines.
+        unsafe { from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 

@@ -27,11 +27,20 @@ pub trait Form {
 pub struct Packed;
 /// `[rows][64]`.
 pub struct ByRows;
+/// `[k][64]`.
+pub struct ByColumns;
 
 impl Form for Packed {
     #[inline(always)]
     fn strides(rows: usize) -> (usize, usize) {
         (1, rows)
+    }
+}
+
+impl Form for ByColumns {
+    #[inline(always)]
+    fn strides(_: usize) -> (usize, usize) {
+        (1, ROW)
     }
 }
 

@@ -1,13 +1,14 @@
 //! Backward kernels on NumPy arrays: `llmcore.gradients` checks shapes and allocates results.
 
 use numpy::{
-    PyReadonlyArray1, PyReadonlyArray2, PyReadwriteArray1, PyReadwriteArray2, PyReadwriteArray3,
-    PyUntypedArrayMethods,
+    PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadwriteArray1, PyReadwriteArray2,
+    PyReadwriteArray3, PyUntypedArrayMethods,
 };
 use pyo3::prelude::*;
 
 use super::ops::{activation_named, check_positions, require};
 use crate::error::Error;
+use crate::kernels::attention::{HeadRows, HeadRowsMut, Heads, Mask, Span, attend_backward, attend_rows};
 use crate::kernels::{self, IGNORED, activation};
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -20,6 +21,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(rope_backward, module)?,
         wrap_pyfunction!(add_to_rows, module)?,
         wrap_pyfunction!(add_row_sums, module)?,
+        wrap_pyfunction!(attention_rows, module)?,
+        wrap_pyfunction!(attention_backward, module)?,
     ];
     functions.into_iter().try_for_each(|function| module.add_function(function))
 }
@@ -171,5 +174,112 @@ fn add_row_sums(
     require(out.len() == width, "[rows, width] and [width]")?;
     let (x, out) = (x.as_slice()?, out.as_slice_mut()?);
     py.detach(|| kernels::add_row_sums(x, width, out));
+    Ok(())
+}
+
+/// Rows of heads and the sequences in them: q [rows, heads, head_dim]; k, v [keys, kv_heads, head_dim]; of each
+/// sequence the first query and the end, the first key and the end.
+struct Attention<'a> {
+    heads: Heads,
+    mask: Mask,
+    spans: Vec<Span>,
+    q: HeadRows<'a>,
+    k: HeadRows<'a>,
+    v: HeadRows<'a>,
+}
+
+impl<'a> Attention<'a> {
+    fn new(
+        [q, k, v]: [&'a PyReadonlyArray3<'_, f32>; 3],
+        spans: &[[usize; 4]],
+        scale: f32,
+        causal: bool,
+        window: Option<usize>,
+    ) -> PyResult<Self> {
+        let (&[rows, heads, head_dim], &[keys, kv_heads, _]) = (q.shape(), k.shape()) else {
+            unreachable!("three dimensions")
+        };
+        let fits = k.shape() == v.shape() && k.shape()[2] == head_dim && head_dim > 0 && kv_heads > 0;
+        require(
+            fits && heads.is_multiple_of(kv_heads),
+            "[rows, heads, head_dim] and [keys, kv_heads, head_dim]",
+        )?;
+        let mut ends = (0, 0);
+        for &[query, query_end, key, key_end] in spans {
+            let ordered = ends.0 <= query && query <= query_end && ends.1 <= key && key <= key_end;
+            let inside = query_end <= rows && key_end <= keys;
+            let causal = !causal || query_end - query <= key_end - key;
+            require(ordered && inside && causal, "sequences one after the other, in the rows")?;
+            ends = (query_end, key_end);
+        }
+        let head_rows = |x: &'a PyReadonlyArray3<'_, f32>| -> PyResult<HeadRows<'a>> {
+            Ok(HeadRows { data: x.as_slice()?, stride: x.shape()[1] * head_dim, offset: 0 })
+        };
+        Ok(Attention {
+            heads: Heads { heads, kv_heads, head_dim, scale },
+            mask: Mask { causal, window },
+            spans: spans.iter().map(|s| Span { queries: s[0]..s[1], keys: s[2]..s[3] }).collect(),
+            q: head_rows(q)?,
+            k: head_rows(k)?,
+            v: head_rows(v)?,
+        })
+    }
+}
+
+/// out like q; log_sums [rows, heads].
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn attention_rows(
+    py: Python<'_>,
+    q: PyReadonlyArray3<'_, f32>,
+    k: PyReadonlyArray3<'_, f32>,
+    v: PyReadonlyArray3<'_, f32>,
+    spans: Vec<[usize; 4]>,
+    scale: f32,
+    causal: bool,
+    window: Option<usize>,
+    mut out: PyReadwriteArray3<'_, f32>,
+    mut log_sums: PyReadwriteArray2<'_, f32>,
+) -> PyResult<()> {
+    require(out.shape() == q.shape() && log_sums.shape() == &q.shape()[..2], "out like q, [rows, heads]")?;
+    let call = Attention::new([&q, &k, &v], &spans, scale, causal, window)?;
+    let (out, log_sums) = (out.as_slice_mut()?, log_sums.as_slice_mut()?);
+    py.detach(|| {
+        attend_rows(call.heads, call.mask, &call.spans, call.q, call.k, call.v, out, log_sums);
+    });
+    Ok(())
+}
+
+/// out, log_sums as `attention_rows` gave them; dout, dq like q; dk, dv like k.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn attention_backward(
+    py: Python<'_>,
+    q: PyReadonlyArray3<'_, f32>,
+    k: PyReadonlyArray3<'_, f32>,
+    v: PyReadonlyArray3<'_, f32>,
+    spans: Vec<[usize; 4]>,
+    scale: f32,
+    causal: bool,
+    window: Option<usize>,
+    out: PyReadonlyArray3<'_, f32>,
+    log_sums: PyReadonlyArray2<'_, f32>,
+    dout: PyReadonlyArray3<'_, f32>,
+    mut dq: PyReadwriteArray3<'_, f32>,
+    mut dk: PyReadwriteArray3<'_, f32>,
+    mut dv: PyReadwriteArray3<'_, f32>,
+) -> PyResult<()> {
+    let like_q = [out.shape(), dout.shape(), dq.shape()].iter().all(|shape| *shape == q.shape());
+    let like_k = dk.shape() == k.shape() && dv.shape() == k.shape();
+    require(like_q && like_k && log_sums.shape() == &q.shape()[..2], "dq like q, dk and dv like k")?;
+    let call = Attention::new([&q, &k, &v], &spans, scale, causal, window)?;
+    let (out, log_sums, dout) = (out.as_slice()?, log_sums.as_slice()?, dout.as_slice()?);
+    let [dq] = HeadRowsMut::columns(dq.as_slice_mut()?, call.q.stride, [call.q.stride]);
+    let [dk] = HeadRowsMut::columns(dk.as_slice_mut()?, call.k.stride, [call.k.stride]);
+    let [dv] = HeadRowsMut::columns(dv.as_slice_mut()?, call.v.stride, [call.v.stride]);
+    py.detach(|| {
+        let inputs = [call.q, call.k, call.v];
+        attend_backward(call.heads, call.mask, &call.spans, inputs, out, log_sums, dout, [dq, dk, dv]);
+    });
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, room};
 use crate::interrupt;
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{
-    BLOCK, Bias, Heads, Item, KvView, Queries, attend, attention_probs, write_key, write_value,
+    BLOCK, Bias, HeadRows, Heads, Item, KvView, attend, attention_probs, write_key, write_value,
 };
 use crate::kernels::{self, Matrix, MatrixMut, Precision, gemm, gemm_add};
 use crate::simd::{self, Isa};
@@ -257,7 +257,7 @@ impl Arrays<'_> {
 
     /// Calls `f(i, item, queries)` for each sequence i of the batch, with its keys and values laid
     /// out as in the KV pool.
-    fn each(&self, mut f: impl FnMut(usize, &Item<'_>, Queries<'_>)) -> Result<()> {
+    fn each(&self, mut f: impl FnMut(usize, &Item<'_>, HeadRows<'_>)) -> Result<()> {
         let Heads { heads, kv_heads, head_dim, .. } = self.heads;
         let blocks = self.kv_len.div_ceil(BLOCK);
         let size = BLOCK * head_dim;
@@ -298,7 +298,7 @@ impl Arrays<'_> {
                 window: self.window,
                 bias,
             };
-            f(i, &item, Queries { data: self.q, stride: heads * head_dim, offset: 0 });
+            f(i, &item, HeadRows { data: self.q, stride: heads * head_dim, offset: 0 });
         }
         Ok(())
     }

@@ -16,8 +16,12 @@ use crate::kernels::{
 use crate::simd::{LANES, dispatch};
 use crate::threads::{self, SendPtr};
 
+mod backward;
+mod rows;
 mod tile;
 
+pub use backward::{HeadRowsMut, attend_backward};
+pub use rows::{Mask, Span, attend_rows};
 use tile::{Attend, Capture, Join, Part, SCRATCH, Scratch, Tile};
 
 /// Positions of a KV block.
@@ -45,9 +49,9 @@ pub struct Heads {
     pub scale: f32,
 }
 
-/// Rows of queries: element d of head h in row r is at `data[r · stride + offset + h · head_dim + d]`.
+/// Heads of rows: element d of head h in row r is at `data[r · stride + offset + h · head_dim + d]`.
 #[derive(Clone, Copy)]
-pub struct Queries<'a> {
+pub struct HeadRows<'a> {
     pub data: &'a [f32],
     pub stride: usize,
     pub offset: usize,
@@ -84,29 +88,53 @@ pub struct Item<'a> {
 impl Item<'_> {
     /// The key positions that row `r` sees.
     fn seen(&self, r: usize) -> Range<usize> {
-        let position = self.first_position + r;
-        let end = if self.causal { self.kv_len.min(position + 1) } else { self.kv_len };
-        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        start.min(end)..end
+        seen(self.first_position + r, self.kv_len, self.causal, self.window)
     }
 }
 
-/// `q` as [`Queries`] says, `out [rows, heads · head_dim]`: softmax(scale · q · kᵀ + bias) · v for
+/// The key positions, of `kv_len`, that a query at `position` sees.
+fn seen(position: usize, kv_len: usize, causal: bool, window: Option<usize>) -> Range<usize> {
+    let end = if causal { kv_len.min(position + 1) } else { kv_len };
+    let start = window.map_or(0, |window| (position + 1).saturating_sub(window));
+    start.min(end)..end
+}
+
+/// `q` as [`HeadRows`] says, `out [rows, heads · head_dim]`: softmax(scale · q · kᵀ + bias) · v for
 /// every row and head of every item. Items come in the order of their rows. A row that sees no key
 /// gets zeros.
-pub fn attend(heads: Heads, items: &[Item<'_>], q: Queries<'_>, out: &mut [f32]) {
+pub fn attend(heads: Heads, items: &[Item<'_>], q: HeadRows<'_>, out: &mut [f32]) {
+    attend_with_log_sums(heads, items, q, out, None);
+}
+
+/// [`attend`], and into `log_sums [rows, heads]` the logarithm of the sum of the exponentials of each row's
+/// scores; −∞ for a row that sees no key.
+fn attend_with_log_sums(
+    heads: Heads,
+    items: &[Item<'_>],
+    q: HeadRows<'_>,
+    out: &mut [f32],
+    log_sums: Option<&mut [f32]>,
+) {
     let tiles = Tiles::new(&heads, items, &q);
     let width = heads.heads * heads.head_dim;
     assert!(items.iter().all(|item| (item.row + item.rows) * width <= out.len()));
     let out = SendPtr(out.as_mut_ptr());
+    let in_log_sums =
+        |item: &Item<'_>, log_sums: &[f32]| (item.row + item.rows) * heads.heads <= log_sums.len();
+    assert!(log_sums.as_ref().is_none_or(|log_sums| items.iter().all(|item| in_log_sums(item, log_sums))));
+    let log_sums = log_sums.map(|log_sums| SendPtr(log_sums.as_mut_ptr()));
     let store = |tile: &Tile<'_>, scratch: &Scratch| {
         for v in 0..tile.queries.len() {
             let (r, h) = tile.row_and_head(&heads, v);
             let from = &scratch.sums[v * heads.head_dim..][..heads.head_dim];
-            // SAFETY: row and head lie in `out`, and belong to this tile alone.
+            let row = tile.item.row + r;
+            // SAFETY: row and head lie in `out` and `log_sums`, and belong to this tile alone.
             unsafe {
-                let at = (tile.item.row + r) * width + h * heads.head_dim;
+                let at = row * width + h * heads.head_dim;
                 ptr::copy_nonoverlapping(from.as_ptr(), out.get().add(at), heads.head_dim);
+                if let Some(log_sums) = log_sums {
+                    *log_sums.get().add(row * heads.heads + h) = scratch.log_sum(v);
+                }
             }
         }
     };
@@ -154,7 +182,7 @@ impl Parts {
         (chunks.len() > 2 * tiles.count()).then_some(Parts { chunks, starts })
     }
 
-    fn attend(&self, tiles: &Tiles<'_>, q: &Queries<'_>, store: impl Fn(&Tile<'_>, &Scratch) + Sync) {
+    fn attend(&self, tiles: &Tiles<'_>, q: &HeadRows<'_>, store: impl Fn(&Tile<'_>, &Scratch) + Sync) {
         let heads = &tiles.heads;
         let mut all = vec![0.0f32; self.starts[tiles.count()]];
         let parts = SendPtr(all.as_mut_ptr());
@@ -185,7 +213,7 @@ impl Parts {
 pub fn attention_probs(
     heads: Heads,
     item: &Item<'_>,
-    q: Queries<'_>,
+    q: HeadRows<'_>,
     scores: Option<&mut [f32]>,
     probs: Option<&mut [f32]>,
 ) {
@@ -239,7 +267,7 @@ struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     /// Checks that all slices are as long as the kernel takes them to be.
-    fn new(heads: &Heads, items: &'a [Item<'a>], q: &Queries<'_>) -> Self {
+    fn new(heads: &Heads, items: &'a [Item<'a>], q: &HeadRows<'_>) -> Self {
         let Heads { heads: n, kv_heads, head_dim, .. } = *heads;
         assert!(head_dim > 0 && kv_heads > 0 && n.is_multiple_of(kv_heads));
         assert!(q.offset + n * head_dim <= q.stride);

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::ptr;
 
-use super::{BLOCK, Heads, Item, Queries};
+use super::{BLOCK, HeadRows, Heads, Item};
 use crate::kernels::product::{ByRows, FEW_ROWS, Float32, Packed, Product};
 use crate::kernels::vecmath;
 use crate::simd::{LANES, Op, Simd};
@@ -54,6 +54,13 @@ pub(super) struct Scratch {
     /// The same of all blocks so far; in the end the output.
     pub sums: Vec<f32>,
     state: State,
+}
+
+impl Scratch {
+    /// ln Σ e^score of query `v`, once it has seen all blocks; in float64, since it is one a row.
+    pub fn log_sum(&self, v: usize) -> f32 {
+        (f64::from(self.state.max[v]) + f64::from(self.state.sum[v]).ln()) as f32
+    }
 }
 
 thread_local! {
@@ -109,7 +116,7 @@ impl Seen {
 /// Leaves the tile's output in `scratch.sums`, and the final maxima and sums.
 pub(super) struct Attend<'a> {
     pub heads: &'a Heads,
-    pub q: &'a Queries<'a>,
+    pub q: &'a HeadRows<'a>,
     pub tile: &'a Tile<'a>,
     pub scratch: &'a mut Scratch,
 }
@@ -138,7 +145,7 @@ impl Op for Attend<'_> {
 /// [`Join`].
 pub(super) struct Part<'a> {
     pub heads: &'a Heads,
-    pub q: &'a Queries<'a>,
+    pub q: &'a HeadRows<'a>,
     pub tile: &'a Tile<'a>,
     pub blocks: Range<usize>,
     pub scratch: &'a mut Scratch,
@@ -195,7 +202,7 @@ impl Op for Join<'_> {
 }
 
 /// The queries into `scratch.q`.
-fn load_queries(heads: &Heads, q: &Queries<'_>, tile: &Tile<'_>, scratch: &mut Scratch) {
+fn load_queries(heads: &Heads, q: &HeadRows<'_>, tile: &Tile<'_>, scratch: &mut Scratch) {
     let (n, d) = (tile.queries.len(), heads.head_dim);
     scratch.q.resize(n * d, 0.0);
     scratch.block_sums.resize(n * d, 0.0);
@@ -254,7 +261,7 @@ fn finish<S: Simd>(s: S, d: usize, scratch: &mut Scratch) {
 
 /// The part of `positions` in the block that starts at `first`, counted from there.
 #[inline(always)]
-fn within(positions: &Range<usize>, first: usize) -> Range<usize> {
+pub(super) fn within(positions: &Range<usize>, first: usize) -> Range<usize> {
     let clip = |x: usize| x.clamp(first, first + BLOCK) - first;
     clip(positions.start)..clip(positions.end)
 }
@@ -341,7 +348,7 @@ fn exponentials<S: Simd>(s: S, scores: [S::F32; BLOCK / LANES], out: &mut [f32])
 
 /// A maximum to take out of scores; where all are −∞ (hidden by the bias) there is nothing to take.
 #[inline(always)]
-fn finite_or_zero(max: f32) -> f32 {
+pub(super) fn finite_or_zero(max: f32) -> f32 {
     if max == f32::NEG_INFINITY { 0.0 } else { max }
 }
 

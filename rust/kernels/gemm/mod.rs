@@ -16,14 +16,14 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 
-use crate::kernels;
 use crate::kernels::matrix::{Matrix, MatrixMut};
 use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Term};
+use crate::kernels::{self, Lines};
 use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
 use crate::threads::{self, SendPtr};
 use crate::weights::Panels;
 
-mod pack;
+pub(super) mod pack;
 
 use pack::{Pack, Source};
 
@@ -123,14 +123,7 @@ thread_local! {
     /// Rows as strips, for all threads of one product; kept, since every product of a pass needs it.
     static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// A chunk's columns as panels.
-    static COLUMNS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A vector that lies in one line of the cache.
-#[repr(align(64))]
-#[derive(Clone, Copy)]
-struct Line {
-    _floats: [f32; LANES],
+    static COLUMNS: RefCell<Lines> = const { RefCell::new(Lines::new()) };
 }
 
 /// `0..len` in equal parts of at most `most`, each a multiple of `unit` but for the last.
@@ -186,13 +179,13 @@ fn multiply(
 }
 
 /// Rows fall into strips of [`MAX_ROWS`]; what is left over makes one or two of at most [`FEW_ROWS`].
-fn strips(rows: usize) -> usize {
+pub(super) fn strips(rows: usize) -> usize {
     let left = rows % MAX_ROWS;
     rows / MAX_ROWS + left.div_ceil(FEW_ROWS)
 }
 
 /// The rows of strip `i`.
-fn strip(i: usize, rows: usize) -> Range<usize> {
+pub(super) fn strip(i: usize, rows: usize) -> Range<usize> {
     let whole = rows / MAX_ROWS;
     let start = whole.min(i) * MAX_ROWS + (i - whole.min(i)) * FEW_ROWS;
     start..rows.min(start + if i < whole { MAX_ROWS } else { FEW_ROWS })
@@ -343,7 +336,7 @@ impl<T: Term> Op for Chunk<'_, T> {
 
 impl<T: Term> Chunk<'_, T> {
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, scratch: &mut Vec<Line>) {
+    fn multiply<S: Simd>(&self, s: S, scratch: &mut Lines) {
         let block = self.block;
         let per_step = block.precision.pack();
         let steps = block.ks.len().div_ceil(per_step);
@@ -401,7 +394,7 @@ impl<T: Term> Chunk<'_, T> {
         s: S,
         ks: Range<usize>,
         steps: usize,
-        scratch: &mut Vec<Line>,
+        scratch: &mut Lines,
     ) -> (*const f32, usize) {
         let block = self.block;
         if let (Factor::Panels(panels), Precision::Float32) = (block.b, block.precision) {
@@ -410,9 +403,7 @@ impl<T: Term> Chunk<'_, T> {
             return (at, panels.k * LANES);
         }
         let count = self.columns.len().div_ceil(LANES);
-        if scratch.len() < count * steps {
-            scratch.resize(count * steps, Line { _floats: [0.0; LANES] });
-        }
+        let panels = scratch.floats(count * steps * LANES);
         let per_step = block.precision.pack();
         let mut pack = |p: usize, part: Range<usize>| {
             let first = self.columns.start + p * LANES;
@@ -431,7 +422,7 @@ impl<T: Term> Chunk<'_, T> {
                     from: Source { at, lanes, lane_stride, k: part.len(), k_stride },
                     width: LANES,
                     precision: block.precision,
-                    to: scratch.as_mut_ptr().add(p * steps + part.start / per_step).cast(),
+                    to: panels.as_mut_ptr().add((p * steps + part.start / per_step) * LANES),
                     room: part.len().div_ceil(per_step) * LANES,
                 }
             }
@@ -444,7 +435,7 @@ impl<T: Term> Chunk<'_, T> {
         } else {
             (0..count).for_each(|p| s.vectorize(pack(p, 0..ks.len())));
         }
-        (scratch.as_ptr().cast(), steps * LANES)
+        (panels.as_ptr(), steps * LANES)
     }
 }
 

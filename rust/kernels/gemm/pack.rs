@@ -4,7 +4,7 @@ use super::Precision;
 use crate::simd::{LANES, Op, Simd};
 
 /// `lanes ≤ 16` rows over `k`.
-pub(super) struct Source {
+pub struct Source {
     pub at: *const f32,
     pub lanes: usize,
     pub lane_stride: usize,
@@ -15,7 +15,7 @@ pub(super) struct Source {
 /// `to [steps][width]`: element i of a step is row i there, or two neighbouring k of it in bfloat16; 0 past
 /// the last row and the last k. `lanes ≤ width ≤ 16`. Whoever makes one vouches for the pointers, and that
 /// `room` floats from `to` on are its own, of which those past its last step will be written later.
-pub(super) struct Pack {
+pub struct Pack {
     pub from: Source,
     pub width: usize,
     pub precision: Precision,
