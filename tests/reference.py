@@ -72,13 +72,14 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     denominator: float | None = None,
 ) -> float:
-    """Of the rows `[rows, vocab]` whose label counts: the sum divided by their number, or by `denominator`.
+    """Of the rows `[rows, vocab]` whose label counts: the sum divided by their number (0 if there are none),
+    or by `denominator`.
 
     Label smoothing (Szegedy et al. 2016) shares so much of the wanted distribution out among all tokens.
     """
     target, counted = wanted(logits, labels, label_smoothing)
     losses = -(target * log_softmax(logits)).sum(axis=-1)[counted]
-    return float(losses.sum() / (counted.sum() if denominator is None else denominator))
+    return float(losses.sum() / (max(counted.sum(), 1) if denominator is None else denominator))
 
 
 # Normalisation

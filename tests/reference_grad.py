@@ -159,7 +159,7 @@ def cross_entropy_backward(
 ) -> Floats:
     """The gradient of `reference.cross_entropy`: softmax less the wanted distribution, in rows that count."""
     wanted, counted = reference.wanted(logits, labels, label_smoothing)
-    count = counted.sum() if denominator is None else denominator
+    count = max(counted.sum(), 1) if denominator is None else denominator
     return np.where(counted[:, None], reference.softmax(logits) - wanted, 0) / count
 
 
