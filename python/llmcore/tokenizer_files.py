@@ -122,13 +122,15 @@ def _lines(file: BinaryIO) -> Iterator[list[bytes]]:
 
 def _texts(path: Path, batches: Iterator[list[bytes]]) -> Iterator[list[str]]:
     """The texts of lines of JSON."""
-    number = 0
+    done = 0
     for lines in batches:
         texts = []
-        for line in lines:
-            number += 1
-            if line.strip():
-                texts.append(_text(path, number, line))
+        for i, (line, text) in enumerate(zip(lines, _core.json_texts(lines), strict=True)):
+            if text is not None:
+                texts.append(text)
+            elif line.strip():
+                texts.append(_text(path, done + i + 1, line))
+        done += len(lines)
         yield texts
 
 

@@ -188,7 +188,7 @@ fn cut(text: &[u8], seams: Option<&Seams<'_>>) -> Vec<Range<usize>> {
 }
 
 /// What `work` makes of each chunk; after an error, of no further one.
-fn each_chunk<P: Sync, T: Send + Sync>(
+pub(super) fn each_chunk<P: Sync, T: Send + Sync>(
     chunks: &[P],
     work: impl Fn(&P) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {

@@ -17,6 +17,7 @@ pub mod decode;
 pub mod encode;
 pub mod gguf;
 pub mod json;
+pub mod jsonl;
 pub mod load;
 mod long_pieces;
 mod masks;

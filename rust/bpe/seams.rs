@@ -7,10 +7,11 @@
 //! - **Added tokens.** Nothing that is spelled like one touches the seam, so every one that is found lies on
 //!   one side, and so does the character before and after it that `single_word` asks for. The white space
 //!   that `lstrip` and `rstrip` take ends at the letter or number.
-//! - **Normal forms** never join or reorder across a place before an ASCII character; small letters are
-//!   made one character at a time. A seam of a tokenizer that normalises has ASCII on both sides, which
-//!   normalising leaves as it is, but for capitals. A space that is put before a text is not put before
-//!   one that begins with a space: only there is a seam then.
+//! - **Normal forms** never join or reorder across a place before a character that composes with none
+//!   before it; small letters are made one character at a time. A seam of a tokenizer that normalises has
+//!   characters on both sides that stay what they are, or of the same kind, in every normal form: ASCII, and
+//!   what Chinese is written with. A space that is put before a text is not put before one that begins with a
+//!   space: only there is a seam then.
 //! - **Splits.** A split into numbers looks at one character at a time. It may cut at the seam, between a
 //!   number and what is none; it joins nothing across it.
 //! - **The patterns of `scan`** match at every place, and look behind at nothing: from the seam on, the
@@ -43,8 +44,8 @@ pub struct Seams<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Right {
     Any,
-    /// And on its left.
-    Ascii,
+    /// What normalising leaves; so on its left.
+    Stable,
     Space,
 }
 
@@ -66,7 +67,7 @@ impl<'a> Seams<'a> {
             && parts.rewrites.iter().all(|rewrite| matches!(rewrite, Normalizer::PrefixSpace));
         let right = match (parts.rewrites.is_empty(), parts.normalizers.is_empty()) {
             (true, true) => Right::Any,
-            (true, false) => Right::Ascii,
+            (true, false) => Right::Stable,
             (false, _) => Right::Space,
         };
         let reach = parts.added.iter().map(|token| token.content.len()).max().unwrap_or(0).max(4);
@@ -99,8 +100,8 @@ impl<'a> Seams<'a> {
             && right != '\''
             && match self.right {
                 Right::Any => true,
-                Right::Ascii => left.is_ascii() && right.is_ascii(),
-                Right::Space => left.is_ascii() && right == ' ',
+                Right::Stable => stays_a_letter(left) && stays_a_sign(right),
+                Right::Space => stays_a_letter(left) && right == ' ',
             }
             && self.touches_no_token(text, place)
     }
@@ -120,6 +121,17 @@ fn is_local(split: &Split) -> bool {
         }
         Split::Pattern { .. } => false,
     }
+}
+
+/// Whether every normal form leaves a letter or number one; that of a unified ideograph is itself.
+fn stays_a_letter(c: char) -> bool {
+    c.is_ascii() || ('\u{4E00}'..='\u{9FFF}').contains(&c)
+}
+
+/// Whether every normal form leaves white space or a sign what it is, and apart from what is before it. (The wide
+/// comma becomes an ASCII one.)
+fn stays_a_sign(c: char) -> bool {
+    c.is_ascii() || matches!(c, '。' | '、' | '，')
 }
 
 /// The character that bytes end with. One starts wherever a first byte of UTF-8 stands, whatever is before

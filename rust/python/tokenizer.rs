@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyInt, PyList, PyString};
 
 use super::text::{AllowedSpecial, Id, Ids, Input, describe, mended};
 use crate::bpe::json;
+use crate::bpe::jsonl;
 use crate::bpe::load::{Role, Settings};
 use crate::bpe::seams::Seams;
 use crate::bpe::special::AddedToken;
@@ -432,7 +433,15 @@ impl PyStreamDecoder {
     }
 }
 
+/// The string "text" of each line, a JSON object; None where another reader should say what is wrong.
+#[pyfunction]
+fn json_texts<'py>(py: Python<'py>, lines: Vec<Bound<'py, PyBytes>>) -> PyResult<Bound<'py, PyList>> {
+    let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+    PyList::new(py, py.detach(|| jsonl::texts(&lines))?)
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(json_texts, module)?)?;
     module.add_class::<PyTokenizer>()?;
     module.add_class::<PyStreamDecoder>()
 }

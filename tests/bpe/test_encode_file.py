@@ -62,7 +62,7 @@ def test_lines_are_documents(gpt2: Tokenizer, folder: Path, documents: list[str]
 
 @pytest.mark.usefixtures("small_parts")
 @settings(max_examples=100)
-@given(documents=st.lists(texts, max_size=6))
+@given(documents=st.lists(texts | st.just("\ud83d!"), max_size=6))
 def test_texts_of_json_are_documents(gpt2: Tokenizer, folder: Path, documents: list[str]) -> None:
     lines = folder / "lines.jsonl"
     lines.write_text("\n\n".join(json.dumps({"id": 1, "text": text}) for text in documents))

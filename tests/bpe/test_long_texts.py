@@ -59,6 +59,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory, gpt2_folder: Path) -> d
         "numbers": byte_level(
             folder, "numbers", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [NUMBERS, level]}}
         ),
+        "decomposed": byte_level(folder, "decomposed", {"normalizer": {"type": "NFD"}}),
         "normalized": byte_level(
             folder,
             "normalized",
@@ -67,7 +68,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory, gpt2_folder: Path) -> d
     }
 
 
-NAMES = (*PATTERNS, "added", "prefix", "numbers", "normalized")
+NAMES = (*PATTERNS, "added", "prefix", "numbers", "normalized", "decomposed")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +97,7 @@ def test_seams_are_where_words_end(tokenizers: dict[str, Tokenizer]) -> None:
     check("gpt2", "don't", " 12", " 漢字", "。\nx", "  y")
     check("added", "one", " two", " three", " four<|endoftext|>x ab y")
     check("prefix", "w, x", " y")
-    check("normalized", "é x", ", 漢，y")
+    check("normalized", "éa", " é x", ", 漢", "，漢字かg", "\nか、 y")
 
 
 @pytest.mark.parametrize("name", NAMES)
