@@ -6,9 +6,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use llmcore::kernels::attention::{BLOCK, HeadRows, Heads, Item, KvView, attend};
+use llmcore::kernels::attention::{
+    BLOCK, HeadRows, HeadRowsMut, Heads, Item, KvView, Mask, Span, attend, attend_backward, attend_rows,
+};
+use llmcore::kernels::optimizer::{AdamW, sum_of_squares};
 use llmcore::kernels::{
-    Matrix, MatrixMut, Precision, activation, gemm, gemm_add, layer_norm, rms_norm, softmax,
+    Matrix, MatrixMut, Precision, activation, cross_entropy, gemm, gemm_add, layer_norm, layer_norm_backward,
+    rms_norm, softmax,
 };
 use llmcore::simd::{self, LANES, Op, Simd, dispatch, dispatch_bfloat16};
 use llmcore::threads;
@@ -50,6 +54,9 @@ fn main() {
     }
     if wanted("row") {
         row_wise(bandwidth);
+    }
+    if wanted("gradients") {
+        gradients(peak, bandwidth);
     }
     if wanted("launch") {
         let seconds = best(|| threads::for_each(2 * threads::size(), |i| _ = black_box(i)));
@@ -251,6 +258,66 @@ fn attention(name: &str, rows: usize, past: usize, peak: f64) {
     let pairs = rows * past + rows * (rows + 1) / 2;
     let speed = (4 * pairs * 576) as f64 / seconds / 1e9;
     println!("{name:32} {speed:8.1} GFLOP/s {:5.1} % {:8.1} us", 100.0 * speed / peak, seconds * 1e6);
+}
+
+/// The backward kernels of a training step of GPT-2 124M on 4 sequences of 256 tokens.
+fn gradients(peak: f64, bandwidth: f64) {
+    let (rows, width, vocab) = (1024, 768, 50_257);
+    let heads = Heads { heads: 12, kv_heads: 12, head_dim: 64, scale: 0.125 };
+    let mask = Mask { causal: true, window: None };
+    let span = |i: usize| Span { queries: 256 * i..256 * (i + 1), keys: 256 * i..256 * (i + 1) };
+    let spans: Vec<Span> = (0..4).map(span).collect();
+    let qkv = noise(rows * 3 * width);
+    let inputs = [0, 1, 2].map(|i| HeadRows { data: &qkv, stride: 3 * width, offset: i * width });
+    let [q, k, v] = inputs;
+    let (x, dy, weight) = (noise(rows * width), noise(rows * width), noise(width));
+    let (mut out, mut log_sums) = (vec![0.0; rows * width], vec![0.0; rows * 12]);
+    let mut dqkv = vec![0.0; rows * 3 * width];
+
+    let forward = best(|| attend_rows(heads, mask, &spans, q, k, v, &mut out, &mut log_sums));
+    let backward = best(|| {
+        let gradients = HeadRowsMut::columns(&mut dqkv, 3 * width, [width; 3]);
+        attend_backward(heads, mask, &spans, inputs, &out, &log_sums, &dy, gradients);
+    });
+    // Two products forward, and five backward, over the pairs that see each other.
+    let product = 4.0 * (256.0 * 257.0 / 2.0) * 2.0 * width as f64;
+    for (name, products, seconds) in [("forward", 2.0, forward), ("backward", 5.0, backward)] {
+        let speed = products * product / seconds / 1e9;
+        let name = format!("gradients attention {name}");
+        println!("{name:32} {:8.1} us {:5.1} % of peak", seconds * 1e6, 100.0 * speed / peak);
+    }
+
+    let show = |name: &str, floats: usize, seconds: f64| {
+        let speed = (floats * 4) as f64 / seconds / 1e9;
+        println!("{name:32} {:8.1} us {speed:6.1} GB/s of {bandwidth:.1}", seconds * 1e6);
+    };
+    let mut dx = vec![0.0; rows * width];
+    let (mut dweight, mut dbias) = (vec![0.0; width], vec![0.0; width]);
+    let seconds = best(|| {
+        let sums = (Some(&mut dweight[..]), Some(&mut dbias[..]));
+        layer_norm_backward(&x, width, &weight, 1e-5, &dy, &mut dx, sums.0, sums.1);
+    });
+    show("gradients layer_norm", 3 * rows * width, seconds);
+    for act in [activation::Activation::GeluTanh, activation::Activation::Gelu, activation::Activation::Silu]
+    {
+        let seconds = best(|| {
+            // Else the product of many runs would become subnormal, and slow.
+            dx.copy_from_slice(&dy);
+            activation::apply_backward(act, &x, &mut dx);
+        });
+        show(&format!("gradients {act:?}"), 5 * rows * width, seconds);
+    }
+    let labels: Vec<i32> = (0..256).collect();
+    let (mut logits, mut losses) = (noise(256 * vocab), vec![0.0; 256]);
+    let seconds = best(|| cross_entropy(&mut logits, vocab, &labels, 0.0, 1e-3, &mut losses));
+    show("gradients cross_entropy, 256 rows", 2 * 256 * vocab, seconds);
+
+    let gradient = noise(40 << 20);
+    let [mut p, mut m, mut v] = [0; 3].map(|_| vec![0.0; 40 << 20]);
+    let adam = AdamW { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 3 };
+    show("gradients norm", 40 << 20, best(|| _ = black_box(sum_of_squares(&gradient))));
+    let seconds = best(|| adam.update(0.5, &gradient, &mut p, &mut m, &mut v));
+    show("gradients adamw", 7 * (40 << 20), seconds);
 }
 
 fn row_wise(bandwidth: f64) {
