@@ -143,8 +143,8 @@ class Tokenizer(_core.Tokenizer):
         """Writes a tokenizer that was trained, as `tokenizer.json` (which `tokenizers` and Transformers
         read) or `.tiktoken`, by the end of `path`.
 
-        A `.tiktoken` holds neither the pattern nor the special tokens. It knows ranks of tokens, not
-        merges: where two pairs spell one token, it may cut a text in another way.
+        A `.tiktoken` holds neither the pattern nor the special tokens, nor a token that is a special one and
+        the result of merges as well; but for the last, `tiktoken` finds the same ids with it.
 
         Raises `ValueError` for a tokenizer that was not trained, or another ending of `path`.
         """

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiktoken
+import tiktoken.load
 import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,9 @@ PATTERNS = {
     r"\p{L}+|\s|[^\p{L}\s]+(?=.)|.": r"\p{L}+|\s|[^\p{L}\s]+(?=.)|.",
     WHOLE: WHOLE,
 }
+
+TIKTOKEN_CL100K = PATTERNS["cl100k"].replace(r"\z", "$")
+"""As Rust's regular expressions write it."""
 
 MANY = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -141,7 +146,9 @@ def test_files_are_cut_by_line(sources: list[Path], pattern: str) -> None:
     assert_equal(trained(lines, 1500, pattern), theirs)
 
 
-def test_what_is_saved_has_equal_ids_everywhere(sources: list[Path], tmp_path: Path) -> None:
+def test_what_is_saved_has_equal_ids_everywhere(
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = Tokenizer.train(sources[:20], 1200, pattern="cl100k", special_tokens=["<|end|>", "<|pad|>"])
     ours.save(tmp_path / "tokenizer.json")
     again = Tokenizer.from_file(tmp_path / "tokenizer.json")
@@ -162,6 +169,17 @@ def test_what_is_saved_has_equal_ids_everywhere(sources: list[Path], tmp_path: P
     )
     text = "<|end|>" + sources[31].read_text("utf-8")
     assert ranks.encode(text) == ours.encode(text)
+    # It would read a file of this name that it has kept from another day.
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    theirs = tiktoken.Encoding(
+        "ours",
+        pat_str=TIKTOKEN_CL100K,
+        mergeable_ranks=tiktoken.load.load_tiktoken_bpe(str(tmp_path / "ranks.tiktoken")),
+        special_tokens={"<|end|>": 0, "<|pad|>": 1},
+    )
+    for path in sources[20:30]:
+        text = path.read_text("utf-8") + "<|end|>漢字 é🙂\r\n  x"
+        assert theirs.encode(text, allowed_special="all") == ours.encode(text)
     with pytest.raises(ValueError, match="trained"):
         again.save(tmp_path / "copy.json")
     with pytest.raises(ValueError, match=r"\.tiktoken"):
