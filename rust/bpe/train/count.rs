@@ -209,6 +209,11 @@ pub struct Dropped {
 }
 
 impl Pieces {
+    #[cfg(test)]
+    pub fn of(table: Table) -> Self {
+        Pieces { source: Source::Table(table), min_count: 1 }
+    }
+
     /// Calls `piece` with every piece of one of several shares, and its count.
     pub fn each(
         &self,

@@ -291,3 +291,87 @@ fn in_parallel<T: Send, R: Send>(
         .filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bpe::train::table::Table;
+
+    /// The same by counting all pairs anew for each merge.
+    fn merges_by_counting(pieces: &[(Vec<u8>, u64)], least: u64, most: usize) -> Vec<(u32, u32)> {
+        let mut words: Vec<(Vec<u32>, u64)> = pieces
+            .iter()
+            .map(|(piece, count)| (piece.iter().map(|&byte| byte.into()).collect(), *count))
+            .collect();
+        let mut merges = Vec::new();
+        while merges.len() < most {
+            let mut counts: BTreeMap<Pair, u64> = BTreeMap::new();
+            for (word, count) in &words {
+                word.windows(2).for_each(|two| *counts.entry(pair(two[0], two[1])).or_default() += count);
+            }
+            let best = counts.iter().max_by_key(|&(&pair, &count)| (count, Reverse(pair)));
+            let Some((&best, _)) = best.filter(|&(_, &count)| count >= least) else { break };
+            let symbol = 256 + merges.len() as u32;
+            for (word, _) in &mut words {
+                let mut i = 0;
+                while i + 1 < word.len() {
+                    if pair(word[i], word[i + 1]) == best {
+                        word.splice(i..i + 2, [symbol]);
+                    }
+                    i += 1;
+                }
+            }
+            merges.push((left(best), right(best)));
+        }
+        merges
+    }
+
+    fn merges<S: Symbol>(pieces: &[(Vec<u8>, u64)], least: u64, most: usize) -> Vec<(u32, u32)> {
+        let mut table = Table::default();
+        pieces.iter().for_each(|(piece, count)| table.add_long(piece, *count));
+        let symbol_of = std::array::from_fn(|byte| byte as u32);
+        let mut merger = Merger::<S>::new(Pieces::of(table), &symbol_of, usize::MAX).unwrap();
+        let mut merges = Vec::new();
+        let name = |left, right| {
+            let symbol = 256 + merges.len() as u32;
+            let more = merges.len() < most;
+            if more {
+                merges.push((left, right));
+            }
+            Ok(more.then_some(symbol))
+        };
+        merger.run(256 + most, least, name).unwrap();
+        merges
+    }
+
+    /// Some pieces are so frequent that most pairs are rare, and are looked for later, more than once.
+    #[test]
+    fn merges_are_those_of_counting() {
+        let mut state = 1u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        for round in 0..60 {
+            let letters = 1 + random(4);
+            let most = 1 + random(150) as usize;
+            let mut pieces = BTreeMap::new();
+            for _ in 0..random(120) {
+                let piece: Vec<u8> = (0..1 + random(14)).map(|_| b'a' + random(letters) as u8).collect();
+                pieces.insert(piece, 1 + random(5) * 10u64.pow(2 * random(4) as u32));
+            }
+            if round % 10 == 0 {
+                // Long enough for the threads, and, merged to the end, for rows to be cleared.
+                let piece = (0..6000).map(|_| b'a' + random(letters) as u8).collect();
+                pieces.insert(piece, 3);
+            }
+            let pieces: Vec<(Vec<u8>, u64)> = pieces.into_iter().collect();
+            let least = random(3);
+            let expected = merges_by_counting(&pieces, least.max(1), most);
+            assert_eq!(merges::<u16>(&pieces, least, most), expected, "{pieces:?}");
+            assert_eq!(merges::<u32>(&pieces, least, most), expected);
+        }
+    }
+}
