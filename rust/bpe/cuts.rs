@@ -18,7 +18,7 @@ const BITS_LOG2: u32 = 20;
 pub struct Pairs {
     /// By hash: where two pairs share a bit, a cut is missed and none is wrong.
     characters: Vec<u64>,
-    /// A bit for every two bytes.
+    /// A bit for every two bytes, ASCII characters among them.
     bytes: Vec<u64>,
 }
 
@@ -53,6 +53,7 @@ impl Pairs {
         for chunk in token.utf8_chunks() {
             for c in chunk.valid().chars() {
                 match last {
+                    Some(last) if last.is_ascii() && c.is_ascii() => self.meet(token, done),
                     Some(last) => set(&mut self.characters, hash(last, c)),
                     None => self.meet(token, done),
                 }
@@ -88,8 +89,9 @@ impl Pairs {
         let mut characters = piece.char_indices();
         let Some((_, mut left)) = characters.next() else { return Ok(()) };
         for (at, right) in characters {
-            if !is_set(&self.characters, hash(left, right))
-                && !is_set(&self.bytes, two_bytes(bytes[at - 1], bytes[at]))
+            let ascii = left.is_ascii() && right.is_ascii();
+            if !is_set(&self.bytes, two_bytes(bytes[at - 1], bytes[at]))
+                && (ascii || !is_set(&self.characters, hash(left, right)))
             {
                 part(start..at)?;
                 start = at;

@@ -3,6 +3,8 @@
 use rustc_hash::FxHashMap;
 
 use super::alphabet;
+use super::backtrack::Backtrack;
+use super::cache::{self, Words};
 use super::cuts::Pairs;
 use super::merges::{Merges, Scratch, Symbol};
 use super::sentencepiece::SentencePiece;
@@ -69,6 +71,8 @@ pub struct ByteLevel {
     whole: Whole,
     unknown: Option<Unknown>,
     pairs: Pairs,
+    words: Words,
+    backtrack: Option<Backtrack>,
 }
 
 impl ByteLevel {
@@ -80,19 +84,49 @@ impl ByteLevel {
             *id = vocab.id(alphabet::char_of(byte).encode_utf8(&mut [0; 4]));
         }
         let spelled = |(id, token)| Some((alphabet::bytes_of(token)?.into_boxed_slice(), id));
-        let whole = match ignore_merges {
-            true => vocab.iter().filter_map(spelled).collect(),
-            false => Whole::default(),
-        };
+        let tokens: Vec<(Box<[u8]>, u32)> = vocab.iter().filter_map(spelled).collect();
         let mut pairs = Pairs::default();
-        vocab.iter().filter_map(spelled).for_each(|(token, _)| pairs.add(&token));
-        ByteLevel { bytes, merges, whole, unknown, pairs }
+        tokens.iter().for_each(|(token, _)| pairs.add(token));
+        let whole = if ignore_merges { tokens.iter().cloned().collect() } else { Whole::default() };
+        let backtrack = Backtrack::new(&merges, &bytes, &tokens);
+        let mut model =
+            ByteLevel { bytes, merges, whole, unknown, pairs, words: Words::default(), backtrack };
+        model.words = model.make_words(&tokens);
+        model
+    }
+
+    /// The short pieces that become one token. Not every token is one: some cannot be reached by merges.
+    fn make_words(&self, tokens: &[(Box<[u8]>, u32)]) -> Words {
+        let mut scratch = Scratch::default();
+        let mut stays_whole = |token: &[u8], id: u32| match &self.backtrack {
+            _ if !self.whole.is_empty() => true,
+            Some(backtrack) => backtrack.is_made(id),
+            // Short ones do not look for Ctrl-C, and fail in no other way.
+            None => self.merge(token, &mut scratch).is_ok() && scratch.symbols.len() == 1,
+        };
+        let words = tokens.iter().filter_map(|(token, id)| {
+            let key = cache::key(token, 0, token.len())?;
+            stays_whole(token, *id).then_some((key, *id))
+        });
+        Words::new(&words.collect::<Vec<_>>())
+    }
+
+    /// The token of a short piece that is one.
+    #[inline]
+    pub fn word(&self, key: u128) -> Option<u32> {
+        self.words.get(key)
     }
 
     /// Where pieces may be cut; `merge` gives the tokens of a part. None if a run of unknown bytes might
     /// be cut.
     pub fn cuts(&self) -> Option<&Pairs> {
         self.missing().is_none().then_some(&self.pairs)
+    }
+
+    /// The token of a byte.
+    #[inline]
+    pub fn byte(&self, byte: u8) -> Option<u32> {
+        self.bytes[byte as usize]
     }
 
     /// A byte without a token.
@@ -112,6 +146,12 @@ impl ByteLevel {
 
     /// What merges make of bytes, be they a token or not.
     pub fn merge(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
+        if piece.len() >= LONG
+            && let Some(backtrack) = &self.backtrack
+            && backtrack.encode(&self.merges, piece, scratch)?
+        {
+            return Ok(());
+        }
         let symbols = &mut scratch.symbols;
         symbols.clear();
         let mut pending = Pending::default();
@@ -128,6 +168,9 @@ impl ByteLevel {
         self.merges.apply(scratch)
     }
 }
+
+/// Pieces of so many bytes are encoded by backtracking.
+const LONG: usize = 32;
 
 /// BPE over characters, those without a token becoming bytes or the unknown token (Llama 2's
 /// tokenizer.json).

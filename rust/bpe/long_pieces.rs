@@ -45,6 +45,9 @@ fn place(piece: &[u8]) -> (usize, u32) {
 impl LongPieces {
     #[inline]
     pub fn get(&self, piece: &[u8]) -> Option<&[u32]> {
+        if piece.len() > LONGEST {
+            return None;
+        }
         let (at, check) = place(piece);
         let is_it = |slot: &&Slot| {
             slot.check == check

@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashMap;
 
+use super::backtrack::Tried;
 use crate::error::{Error, Result};
 use crate::interrupt;
 
@@ -47,6 +48,7 @@ pub struct Scratch {
     pairs: Vec<Merge>,
     links: Vec<Link>,
     heap: BinaryHeap<Reverse<(u32, u32)>>,
+    pub tried: Tried,
 }
 
 impl Scratch {
@@ -77,6 +79,10 @@ impl Merges {
     #[inline]
     pub fn get(&self, left: u32, right: u32) -> Option<Merge> {
         self.pairs.get(&(left, right)).copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = ((u32, u32), Merge)> {
+        self.pairs.iter().map(|(&pair, &merge)| (pair, merge))
     }
 
     pub fn len(&self) -> usize {

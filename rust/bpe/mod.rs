@@ -2,12 +2,13 @@
 //!
 //! `tokenizer` is the whole; the files are its parts in the order in which a text meets them:
 //! `special`, `normalize`, `pretokenize` (with `scan`, `boundaries`, `masks` and `classes`), `encode`
-//! (with `merges`, `cache`, `long_pieces`, `cuts`, `alphabet`, `sentencepiece`), `spelling`, `decode`.
-//! `batch` and `truncate` cut texts at `seams`; `spares` keeps buffers. `load` opens a file, whose
-//! parts a loader a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train` makes a new
-//! vocabulary.
+//! (with `merges`, `backtrack`, `trie`, `cache`, `long_pieces`, `cuts`, `alphabet`, `sentencepiece`),
+//! `spelling`, `decode`. `batch` and `truncate` cut texts at `seams`; `spares` keeps buffers. `load` opens
+//! a file, whose parts a loader a format (`json`, `gguf`, `tiktoken`, `vocab_merges`) fills in. `train`
+//! makes a new vocabulary.
 
 pub mod alphabet;
+mod backtrack;
 pub mod batch;
 mod boundaries;
 mod cache;
@@ -35,6 +36,7 @@ pub mod spelling;
 pub mod tiktoken;
 pub mod tokenizer;
 pub mod train;
+mod trie;
 mod truncate;
 pub mod vocab;
 pub mod vocab_merges;

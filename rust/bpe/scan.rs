@@ -196,6 +196,20 @@ impl Cursor<'_> {
         self.run(position, |met| met.is(LETTER))
     }
 
+    /// The end of the longest run of white space.
+    #[inline]
+    fn spaces(self, mut position: usize) -> usize {
+        loop {
+            while self.text.as_bytes()[position..].first_chunk() == Some(b"        ") {
+                position += 8;
+            }
+            match self.at(position).filter(|met| met.is(SPACE)) {
+                Some(met) => position = met.next,
+                None => return position,
+            }
+        }
+    }
+
     /// The end of the longest run of characters that satisfy `belongs`.
     #[inline]
     fn run(self, mut position: usize, belongs: impl Fn(Met) -> bool) -> usize {
@@ -221,7 +235,7 @@ impl Cursor<'_> {
             Some(head) if head.is(LETTER) => self.letters(head.next),
             Some(head) if head.is(NUMBER) => self.run(head.next, |met| met.is(NUMBER)),
             Some(head) => self.run(head.next, Met::is_sign),
-            None => self.white(start, self.run(start, |met| met.is(SPACE))),
+            None => self.white(start, self.spaces(start)),
         }
     }
 
@@ -311,14 +325,8 @@ impl Cursor<'_> {
 
     /// `\s*[\r\n]+|\s+(?!\S)|\s+`, after `\s+$` if the tail is whole.
     fn white_or_lines(self, start: usize, whole_tail: bool) -> usize {
-        let mut end = start;
-        let mut after_newline = None;
-        while let Some(met) = self.at(end).filter(|met| met.is(SPACE)) {
-            end = met.next;
-            if met.is(NEWLINE) {
-                after_newline = Some(end);
-            }
-        }
+        let end = self.spaces(start);
+        let after_newline = self.text[start..end].rfind(['\r', '\n']).map(|newline| start + newline + 1);
         match after_newline {
             Some(_) if whole_tail && end == self.text.len() => end,
             Some(after_newline) => after_newline,

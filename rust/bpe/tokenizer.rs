@@ -3,12 +3,11 @@
 
 use std::ops::Range;
 
-use super::alphabet;
 use super::boundaries::BATCH;
-use super::cache::{self, Cache, IDS, Words};
+use super::cache::{self, Cache, IDS};
 use super::encode::{ByteLevel, Model};
 use super::long_pieces::LongPieces;
-use super::merges::{Scratch, Symbol};
+use super::merges::Scratch;
 use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
 use super::pretokenize::{Split, each_piece};
@@ -82,7 +81,6 @@ pub struct Tokenizer {
     pub(super) raw: Pass,
     pub(super) normalized: Pass,
     special: Vec<u32>,
-    words: Words,
     /// Buffers and caches that calls take and give back.
     workspaces: Spares<Box<Workspace>>,
 }
@@ -144,8 +142,7 @@ impl Tokenizer {
             parts.added.iter().filter(|token| token.special).map(|token| token.id).collect();
         special.sort_unstable();
         special.dedup();
-        let words = words(&parts).map_err(|error| error.to_string())?;
-        Ok(Tokenizer { parts, raw, normalized, special, words, workspaces: Spares::default() })
+        Ok(Tokenizer { parts, raw, normalized, special, workspaces: Spares::default() })
     }
 
     pub fn vocab(&self) -> &Vocab {
@@ -317,23 +314,6 @@ fn chunks(bytes: &[u8]) -> Vec<Source<'_>> {
         .collect()
 }
 
-/// The short pieces that the model makes one token of. Not every token is one: some cannot be reached
-/// by merges.
-fn words(parts: &Parts) -> Result<Words> {
-    let Model::Bytes(model) = &parts.model else { return Ok(Words::default()) };
-    let mut scratch = Scratch::default();
-    let mut words = Vec::new();
-    for (_, token) in parts.vocab.iter() {
-        let bytes = alphabet::bytes_of(token).unwrap_or_default();
-        let Some(key) = cache::key(&bytes, 0, bytes.len()) else { continue };
-        model.encode(&bytes, &mut scratch)?;
-        if let &[Symbol { id, .. }] = scratch.symbols.as_slice() {
-            words.push((key, id));
-        }
-    }
-    Ok(Words::new(&words))
-}
-
 /// One call of encode.
 struct Run<'a> {
     tokenizer: &'a Tokenizer,
@@ -468,14 +448,15 @@ impl Run<'_> {
     #[inline(never)]
     fn short_piece(&mut self, key: u128, piece: &[u8]) -> Result<()> {
         let Workspace { scratch, cache, .. } = &mut *self.workspace;
-        if let Some(id) = self.tokenizer.words.get(key) {
-            cache.put(key, std::iter::once(id));
-            self.ids.push(id);
-            return Ok(());
-        }
         match &self.tokenizer.parts.model {
-            // A token that stays whole is one of the words.
-            Model::Bytes(model) => model.merge(piece, scratch)?,
+            Model::Bytes(model) => {
+                if let Some(id) = model.word(key) {
+                    cache.put(key, std::iter::once(id));
+                    self.ids.push(id);
+                    return Ok(());
+                }
+                model.merge(piece, scratch)?;
+            }
             model => model.encode(piece, scratch)?,
         }
         let ids = scratch.symbols.iter().map(|symbol| symbol.id);
@@ -510,15 +491,19 @@ impl Run<'_> {
         let cuts = model.cuts().zip(std::str::from_utf8(piece).ok());
         let mut pieces = 0usize;
         let mut encode = |part: Range<usize>| {
+            pieces += 1;
+            if pieces.is_multiple_of(PIECES_BETWEEN_CHECKS) {
+                interrupt::check()?;
+            }
+            if let [byte] = piece[part.clone()] {
+                ids.extend(model.byte(byte));
+                return Ok(());
+            }
             // The whole may be a token as it stands; then it is not cut.
             if part.len() == piece.len() {
                 model.encode(piece, scratch)?;
                 ids.extend(scratch.symbols.iter().map(|symbol| symbol.id));
                 return Ok(());
-            }
-            pieces += 1;
-            if pieces.is_multiple_of(PIECES_BETWEEN_CHECKS) {
-                interrupt::check()?;
             }
             let key = cache::key_of_part(piece, part.start, part.end);
             if let Some(known) = key.and_then(|key| cache.get(key)) {
