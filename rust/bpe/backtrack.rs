@@ -23,6 +23,9 @@ const STEPS_BETWEEN_CHECKS: usize = 1 << 13;
 /// Pairs of tokens whose fit is remembered: 64 KB.
 const REMEMBERED_LOG2: u32 = 13;
 
+/// The bytes of a token, and its id.
+pub type Spelled = (Box<[u8]>, u32);
+
 /// How a token is made of two others, and when; one byte is made of none, at 0.
 #[derive(Clone, Copy)]
 struct Made {
@@ -125,7 +128,7 @@ impl Tried {
 
 impl Backtrack {
     /// None if the merges do not allow it. `bytes` has the token of each byte, `tokens` what all spell.
-    pub fn new(merges: &Merges, bytes: &[Option<u32>; 256], tokens: &[(Box<[u8]>, u32)]) -> Option<Self> {
+    pub fn new(merges: &Merges, bytes: &[Option<u32>; 256], tokens: &[Spelled]) -> Option<Self> {
         let derivations = Derivations::new(merges, bytes)?;
         let count = derivations.made.len();
         let is_made = |id: u32| derivations.made.get(id as usize).copied().flatten().is_some();
@@ -233,10 +236,7 @@ mod tests {
 
     /// Merges of random pairs of a growing vocabulary over the bytes a, b, c; `all_ways`: as of a .tiktoken,
     /// where every way to cut a token into two is a merge.
-    fn random_merges(
-        random: &mut impl FnMut(usize) -> usize,
-        all_ways: bool,
-    ) -> (Merges, Vec<(Box<[u8]>, u32)>) {
+    fn random_merges(random: &mut impl FnMut(usize) -> usize, all_ways: bool) -> (Merges, Vec<Spelled>) {
         let mut spelled: Vec<Vec<u8>> = (b'a'..=b'c').map(|byte| vec![byte]).collect();
         let mut merges = Merges::default();
         for rank in 0..2 + random(40) as u32 {

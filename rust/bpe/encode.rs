@@ -3,7 +3,7 @@
 use rustc_hash::FxHashMap;
 
 use super::alphabet;
-use super::backtrack::Backtrack;
+use super::backtrack::{Backtrack, Spelled};
 use super::cache::{self, Words};
 use super::cuts::Pairs;
 use super::merges::{Merges, Scratch, Symbol};
@@ -84,7 +84,7 @@ impl ByteLevel {
             *id = vocab.id(alphabet::char_of(byte).encode_utf8(&mut [0; 4]));
         }
         let spelled = |(id, token)| Some((alphabet::bytes_of(token)?.into_boxed_slice(), id));
-        let tokens: Vec<(Box<[u8]>, u32)> = vocab.iter().filter_map(spelled).collect();
+        let tokens: Vec<Spelled> = vocab.iter().filter_map(spelled).collect();
         let mut pairs = Pairs::default();
         tokens.iter().for_each(|(token, _)| pairs.add(token));
         let whole = if ignore_merges { tokens.iter().cloned().collect() } else { Whole::default() };
@@ -96,7 +96,7 @@ impl ByteLevel {
     }
 
     /// The short pieces that become one token. Not every token is one: some cannot be reached by merges.
-    fn make_words(&self, tokens: &[(Box<[u8]>, u32)]) -> Words {
+    fn make_words(&self, tokens: &[Spelled]) -> Words {
         let mut scratch = Scratch::default();
         let mut stays_whole = |token: &[u8], id: u32| match &self.backtrack {
             _ if !self.whole.is_empty() => true,
