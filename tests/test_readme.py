@@ -63,6 +63,7 @@ def test_examples(
     assert ", but I'm not sure I'm ready to start a new project." in printed
     assert "The capital of France is Paris." in printed
     assert "(9, 7, 7)\n(7, 576)" in printed
+    assert "Hello, world!\n" in printed and "Many words are\nuint16 8\n" in printed
     assert printed.count("I love programming") == 5
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "gate",
     "gate_backward",
     "isa",
+    "json_texts",
     "layer_norm",
     "layer_norm_backward",
     "log_softmax",
