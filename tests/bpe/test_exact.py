@@ -60,7 +60,7 @@ def check_families(check: Callable[[list[str], int], None]) -> None:
     """Calls `check` with families of texts, and the place of one of them, until there were enough."""
     seen: set[int] = set()
 
-    @settings(max_examples=800, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=600, suppress_health_check=list(HealthCheck))
     @given(texts=families(), choice=st.integers(0, 2**32))
     def each(texts: list[str], choice: int) -> None:
         seen.update(map(hash, texts))
