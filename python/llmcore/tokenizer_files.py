@@ -44,6 +44,8 @@ def encode_file(
     """See `Tokenizer.encode_file`."""
     path = Path(path)
     out = path.with_name(f"{path.name}.npy") if out is None else Path(out)
+    if out.exists() and out.samefile(path):
+        raise ValueError(f"out: found {out}, the file to encode, expected another")
     kind = _dtype(tokenizer.vocab_size, dtype)
     if separator is not None and not 0 <= separator < tokenizer.vocab_size:
         expected = f"an id from 0 to {tokenizer.vocab_size - 1}, or None"

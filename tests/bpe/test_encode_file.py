@@ -108,11 +108,17 @@ def test_a_line_that_is_no_document_is_named(gpt2: Tokenizer, tmp_path: Path, li
         ({"documents": "pages"}, "documents: found 'pages'"),
         ({"separator": 50257}, "separator: found 50257, expected an id from 0 to 50256"),
         ({"dtype": np.int16}, "dtype: found int16, expected uint16 or uint32"),
+        ({"out": "a.txt"}, "out: found a.txt, the file to encode"),
     ],
 )
 def test_arguments_are_checked(
-    gpt2: Tokenizer, tmp_path: Path, arguments: dict[str, object], message: str
+    gpt2: Tokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, object],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.txt"
     path.write_text("text")
     with pytest.raises(ValueError, match=message):
