@@ -40,6 +40,20 @@ impl Tokenizer {
         }
     }
 
+    /// As `truncate` of a text of which this is the beginning, if it is enough to tell.
+    pub fn truncate_head<'a>(
+        &self,
+        head: &'a str,
+        room: usize,
+        allowed: Allowed<'_>,
+    ) -> Result<Option<&'a str>> {
+        let Some(seam) = Seams::of(self).and_then(|seams| seams.last(head.as_bytes())) else {
+            return Ok(None);
+        };
+        let beginning = self.truncate(&head[..seam], room, allowed)?;
+        Ok((beginning.len() < seam).then_some(beginning))
+    }
+
     /// As `truncate`, all of the text read.
     fn beginning<'a>(&self, mut text: &'a str, room: usize, allowed: Allowed<'_>) -> Result<&'a str> {
         loop {

@@ -8,7 +8,7 @@ use numpy::PyArray1;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyInt, PyList, PyString};
+use pyo3::types::{PyBytes, PyInt, PyList, PySlice, PyString};
 
 use super::text::{AllowedSpecial, Id, Ids, Input, describe, mended};
 use crate::bpe::json;
@@ -45,6 +45,9 @@ type NewToken = (String, Option<u64>, bool, bool, bool, bool, bool);
 
 /// Texts of fewer bytes are encoded before another thread could have taken the interpreter over.
 const SHORT: usize = 1 << 10;
+
+/// More than most texts have.
+const CHARACTERS_AN_ID: usize = 16;
 
 /// Arrays of fewer ids are copied into memory of NumPy's own, which is faster than to lend it ours.
 const COPIED_IDS: usize = 1 << 12;
@@ -197,6 +200,16 @@ impl PyTokenizer {
             let expected = format!("at least {around}, as many ids as are put around a text");
             return Err(Error::argument("n", n, expected).into());
         };
+        // What is not ASCII is copied before it is read: no more than is needed.
+        let mut head = room.saturating_mul(CHARACTERS_AN_ID).max(SHORT);
+        while head < text.len()? && !text.call_method0("isascii")?.is_truthy()? {
+            let slice = text.get_item(PySlice::new(py, 0, head as isize, 1))?.cast_into::<PyString>()?;
+            let slice = mended(&slice)?;
+            if let Some(beginning) = py.detach(|| self.tokenizer.truncate_head(&slice, room, allowed))? {
+                return Ok(PyString::new(py, beginning));
+            }
+            head = head.saturating_mul(4);
+        }
         let whole = mended(text)?;
         let beginning = py.detach(|| self.tokenizer.truncate(&whole, room, allowed))?;
         match &whole {
