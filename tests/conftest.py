@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 import gpt2_files
+import vocabularies
 from llmcore import hub
 
 CI = os.environ.get("CI", "").lower() == "true"
@@ -74,3 +75,15 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise
         pytest.skip(f"GPT-2's vocabulary cannot be had: {error}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def true_ranks() -> None:
+    """What tests need that read `vocabularies.ranks`."""
+    try:
+        for name in ("gpt2", "cl100k", "o200k"):
+            vocabularies.ranks(name)
+    except OSError as error:
+        if CI:
+            raise
+        pytest.skip(f"the vocabularies cannot be had: {error}")

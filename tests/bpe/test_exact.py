@@ -22,6 +22,8 @@ import vocabularies
 from llmcore import _core
 from llmcore.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("true_ranks")
+
 TEXTS = 100_000
 """Different texts a vocabulary, at least."""
 

@@ -10,11 +10,12 @@ import pytest
 import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_tokenizer_json import LLAMA3, O200K, QWEN2, byte_level, regex_then_bytes, sequence, write
+from test_tokenizer_json import byte_level, regex_then_bytes, sequence, write
 from texts import texts
 
 from gpt2_files import spell
 from llmcore.tokenizer import Tokenizer
+from vocabularies import LLAMA3, O200K, QWEN2
 
 # Merges of a character with the one before it, so that ids tell the pieces apart.
 PAIRS = [

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 import vocabularies
 from llmcore.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("true_ranks")
+
 MEGABYTES = 50
 
 

@@ -11,29 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from texts import batches, texts
 
+import vocabularies
 from gpt2_files import END_OF_TEXT, gpt2_ranks
 from llmcore.tokenizer import Tokenizer
 
 Pair = tuple[Tokenizer, tiktoken.Encoding]
 
-# As tiktoken_ext/openai_public.py has them.
-PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-    "cl100k": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
-    "o200k": "|".join(
-        [
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-            r"\p{N}{1,3}",
-            r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-            r"\s*[\r\n]+",
-            r"\s+(?!\S)",
-            r"\s+",
-        ]
-    ),
-    r"\w+|\s|[^\w\s]+(?=.)|.": r"\w+|\s|[^\w\s]+(?=.)|.",
-}
+UNKNOWN = r"\w+|\s|[^\w\s]+(?=.)|."
+"""A pattern without a scanner."""
+PATTERNS = {name: vocabularies.PATTERNS[name] for name in ("gpt2", "cl100k", "o200k")} | {UNKNOWN: UNKNOWN}
 
 
 @pytest.fixture(scope="module", params=PATTERNS)

@@ -15,22 +15,11 @@ from texts import SNIPPETS, batches
 from tokenizers import models, pre_tokenizers, trainers
 
 from llmcore.tokenizer import Tokenizer
+from vocabularies import LLAMA3, O200K, QWEN2
 
 CL100K = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-LEAD = r"[^\r\n\p{L}\p{N}]?"
-O200K = (
-    f"{LEAD}{UPPER}*{LOWER}+{CONTRACTION}|{LEAD}{UPPER}+{LOWER}*{CONTRACTION}"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 CORPUS = [*SNIPPETS, Path(json.__file__).read_text(encoding="utf-8"), "the cat's hat, don't they?  " * 50]

@@ -18,6 +18,8 @@ import vocabularies
 from gpt2_files import spell
 from llmcore.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.usefixtures("true_ranks")
+
 Encode = Callable[[list[str]], list[list[int]]]
 Ranges = list[tuple[int, int]]
 
