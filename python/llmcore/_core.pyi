@@ -183,19 +183,22 @@ class Gguf:
 
 @final
 class BpeTrainer:
-    def __new__(cls, pattern: str, *, max_memory: int | None = None) -> Self: ...
+    def __new__(
+        cls,
+        vocab_size: int,
+        pattern: str,
+        *,
+        special_tokens: Sequence[str] = ...,
+        min_frequency: int = 0,
+        min_piece_count: int = 1,
+        max_memory: int | None = None,
+    ) -> Self: ...
     def add_texts(self, texts: Sequence[str]) -> None: ...
     def add_file(
         self, path: str | PathLike[str], progress: Callable[[int], object] | None = None
     ) -> None: ...
     def finish(
-        self,
-        vocab_size: int,
-        *,
-        min_frequency: int = 0,
-        min_piece_count: int = 1,
-        special_tokens: Sequence[str] = ...,
-        progress: Callable[[int], object] | None = None,
+        self, progress: Callable[[int], object] | None = None
     ) -> tuple[str, tuple[int, int, int, int]]: ...
 
 @disjoint_base

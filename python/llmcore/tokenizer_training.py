@@ -42,19 +42,19 @@ def train(
         raise TypeError(
             f"source: found {type(source).__name__}, expected a Path, or an iterable of texts and Paths"
         )
-    trainer = _core.BpeTrainer(pattern, max_memory=max_memory)
-    special = list(special_tokens)
+    trainer = _core.BpeTrainer(
+        vocab_size,
+        pattern,
+        special_tokens=list(special_tokens),
+        min_frequency=min_frequency,
+        min_piece_count=min_piece_count,
+        max_memory=max_memory,
+    )
     sources = [source] if isinstance(source, PathLike) else source
     total = _size(sources) if isinstance(sources, list | tuple) else None
     with bars(progress) as bar:
         _count(trainer, sources, bar("Counting pieces", total))
-        json, dropped = trainer.finish(
-            vocab_size,
-            min_frequency=min_frequency,
-            min_piece_count=min_piece_count,
-            special_tokens=special,
-            progress=bar("Merging pairs", vocab_size),
-        )
+        json, dropped = trainer.finish(bar("Merging pairs", vocab_size))
     pieces, occurrences, all_pieces, all_occurrences = dropped
     if pieces:
         warnings.warn(

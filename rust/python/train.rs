@@ -24,9 +24,20 @@ impl PyTrainer {
     /// `pattern`: the name of a known pattern or a regular expression. `max_memory`: bytes that counts may take
     /// before they are written to a temporary file, and then that merging may take.
     #[new]
-    #[pyo3(signature = (pattern, *, max_memory=None))]
-    fn new(pattern: &str, max_memory: Option<usize>) -> Result<Self> {
-        Ok(PyTrainer { trainer: Some(Trainer::new(pattern, max_memory)?) })
+    #[pyo3(signature = (
+        vocab_size, pattern, *, special_tokens=Vec::new(), min_frequency=0, min_piece_count=1, max_memory=None
+    ))]
+    fn new(
+        vocab_size: usize,
+        pattern: String,
+        special_tokens: Vec<String>,
+        min_frequency: u64,
+        min_piece_count: u64,
+        max_memory: Option<usize>,
+    ) -> Result<Self> {
+        let wanted =
+            Wanted { vocab_size, pattern, special_tokens, min_frequency, min_piece_count, max_memory };
+        Ok(PyTrainer { trainer: Some(Trainer::new(wanted)?) })
     }
 
     /// Counts the pieces of texts, each of which is a document.
@@ -48,23 +59,16 @@ impl PyTrainer {
     /// The tokenizer.json of the vocabulary, and what `min_piece_count` left out: how many pieces, how
     /// many occurrences, of how many pieces, of how many occurrences (all 0 if it is 1 or less).
     /// `progress` is called with the number of tokens so far.
-    #[pyo3(signature = (
-        vocab_size, *, min_frequency=0, min_piece_count=1, special_tokens=Vec::new(), progress=None
-    ))]
+    #[pyo3(signature = (progress=None))]
     fn finish(
         &mut self,
         py: Python<'_>,
-        vocab_size: usize,
-        min_frequency: u64,
-        min_piece_count: u64,
-        special_tokens: Vec<String>,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<(String, (u64, u64, u64, u64))> {
         let trainer = self.trainer.take().ok_or_else(finished)?;
-        let wanted = Wanted { vocab_size, min_frequency, min_piece_count, special_tokens };
         let mut progress = Progress::new(progress);
         let made = py.detach(|| {
-            let trained = trainer.finish(&wanted, |tokens| progress.report(tokens))?;
+            let trained = trainer.finish(|tokens| progress.report(tokens))?;
             let Dropped { pieces, occurrences, all_pieces, all_occurrences } = trained.dropped;
             Result::Ok((trained.to_json()?, (pieces, occurrences, all_pieces, all_occurrences)))
         })?;

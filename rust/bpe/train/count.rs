@@ -72,8 +72,10 @@ impl Counter {
             tables.sort_by_key(Table::len);
             let mut all = tables.pop().unwrap_or_default();
             for table in tables {
-                interrupt::check()?;
-                all.absorb(&table);
+                for slots in table.slots().chunks(PIECES_BETWEEN_CHECKS) {
+                    interrupt::check()?;
+                    all.absorb(&table, slots);
+                }
             }
             Source::Table(all)
         } else {

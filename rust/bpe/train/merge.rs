@@ -216,11 +216,10 @@ impl<S: Symbol> Merger<S> {
         let places = self.count_neighbours(merged, symbol);
         let (known, lens) = (&self.known, &self.lens);
         if alone {
-            self.words.iter_mut().for_each(|words| words.make_rows(&places, known, lens));
+            self.words.iter_mut().try_for_each(|words| words.make_rows(&places, known, lens))
         } else {
-            threads::for_each_mut(&mut self.words, 1, |_, words| words[0].make_rows(&places, known, lens));
+            in_parallel(&mut self.words, |_, words| words.make_rows(&places, known, lens)).map(drop)
         }
-        Ok(())
     }
 
     /// Adds up the neighbours of all shares.

@@ -29,9 +29,11 @@ use crate::error::{Error, Result};
 
 /// Counts texts, then makes a vocabulary.
 pub struct Trainer {
-    pattern: String,
+    wanted: Wanted,
     counter: Counter,
-    max_memory: usize,
+    /// The special tokens, then the bytes.
+    names: Names,
+    symbol_of: [u32; 256],
 }
 
 /// What the vocabulary shall be.
@@ -39,12 +41,16 @@ pub struct Trainer {
 pub struct Wanted {
     /// How many tokens, special ones and the 256 bytes among them; fewer if no pair is left.
     pub vocab_size: usize,
+    /// The name of a known pattern or a regular expression as Oniguruma reads it.
+    pub pattern: String,
+    /// They come first, in this order.
+    pub special_tokens: Vec<String>,
     /// A pair that occurs less often is not merged.
     pub min_frequency: u64,
     /// A piece that occurs less often is left out.
     pub min_piece_count: u64,
-    /// They come first, in this order.
-    pub special_tokens: Vec<String>,
+    /// Bytes that counts may take before they are written to a temporary file, and then that merging may take.
+    pub max_memory: Option<usize>,
 }
 
 /// A vocabulary that was trained.
@@ -60,33 +66,7 @@ pub struct Trained {
 }
 
 impl Trainer {
-    /// `pattern` is the name of a known pattern or a regular expression as Oniguruma reads it.
-    /// `max_memory`: bytes that counts may take before they are written to a temporary file, and then that
-    /// merging may take.
-    pub fn new(pattern: &str, max_memory: Option<usize>) -> Result<Self> {
-        let split = named_or_regex(pattern, true)?;
-        let pattern = match &split {
-            Split::Scan(scanner) => scanner.pattern(),
-            Split::Pattern { .. } => pattern,
-        };
-        let pattern = pattern.to_owned();
-        let max_memory = max_memory.unwrap_or(usize::MAX);
-        Ok(Trainer { pattern, counter: Counter::new(vec![split], max_memory), max_memory })
-    }
-
-    /// Counts the pieces of texts, each of which is a document.
-    pub fn add_texts(&mut self, texts: &[&str]) -> Result<()> {
-        self.counter.add_documents(texts)
-    }
-
-    /// Counts the pieces of a file of UTF-8, each line of which is a document, the line break included.
-    /// `report` is called with the number of bytes that have been counted.
-    pub fn add_file(&mut self, path: &Path, report: impl FnMut(usize) -> Result<()>) -> Result<()> {
-        read::add_file(&mut self.counter, path, report)
-    }
-
-    /// Makes the vocabulary. `report` is called with its size after each merge.
-    pub fn finish(self, wanted: &Wanted, report: impl FnMut(usize) -> Result<()>) -> Result<Trained> {
+    pub fn new(mut wanted: Wanted) -> Result<Self> {
         let mut names = Names::default();
         for token in &wanted.special_tokens {
             if token.is_empty() {
@@ -105,20 +85,37 @@ impl Trainer {
             let expected = format!("at least {least}, the bytes and special tokens, and below 2³² - 1");
             return Err(Error::argument("vocab_size", wanted.vocab_size, expected));
         }
-        let pieces = self.counter.finish(wanted.min_piece_count)?;
+        let split = named_or_regex(&wanted.pattern, true)?;
+        if let Split::Scan(scanner) = &split {
+            wanted.pattern = scanner.pattern().to_owned();
+        }
+        let counter = Counter::new(vec![split], wanted.max_memory.unwrap_or(usize::MAX));
+        Ok(Trainer { wanted, counter, names, symbol_of })
+    }
+
+    /// Counts the pieces of texts, each of which is a document.
+    pub fn add_texts(&mut self, texts: &[&str]) -> Result<()> {
+        self.counter.add_documents(texts)
+    }
+
+    /// Counts the pieces of a file of UTF-8, each line of which is a document, the line break included.
+    /// `report` is called with the number of bytes that have been counted.
+    pub fn add_file(&mut self, path: &Path, report: impl FnMut(usize) -> Result<()>) -> Result<()> {
+        read::add_file(&mut self.counter, path, report)
+    }
+
+    /// Makes the vocabulary. `report` is called with its size after each merge.
+    pub fn finish(self, report: impl FnMut(usize) -> Result<()>) -> Result<Trained> {
+        let Trainer { wanted, counter, mut names, symbol_of } = self;
+        let pieces = counter.finish(wanted.min_piece_count)?;
         let dropped = pieces.dropped()?;
         let merges = if wanted.vocab_size <= u16::MOST {
-            merges::<u16>(pieces, &symbol_of, wanted, self.max_memory, &mut names, report)?
+            merges::<u16>(pieces, &symbol_of, &wanted, &mut names, report)?
         } else {
-            merges::<u32>(pieces, &symbol_of, wanted, self.max_memory, &mut names, report)?
+            merges::<u32>(pieces, &symbol_of, &wanted, &mut names, report)?
         };
-        Ok(Trained {
-            pattern: self.pattern,
-            special_tokens: wanted.special_tokens.clone(),
-            tokens: names.tokens,
-            merges,
-            dropped,
-        })
+        let Wanted { pattern, special_tokens, .. } = wanted;
+        Ok(Trained { pattern, special_tokens, tokens: names.tokens, merges, dropped })
     }
 }
 
@@ -127,12 +124,11 @@ fn merges<S: Symbol>(
     pieces: Pieces,
     symbol_of: &[u32; 256],
     wanted: &Wanted,
-    max_memory: usize,
     names: &mut Names,
     mut report: impl FnMut(usize) -> Result<()>,
 ) -> Result<Vec<(u32, u32)>> {
     let mut merges = Vec::new();
-    let mut merger = Merger::<S>::new(pieces, symbol_of, max_memory)?;
+    let mut merger = Merger::<S>::new(pieces, symbol_of, wanted.max_memory.unwrap_or(usize::MAX))?;
     merger.run(wanted.vocab_size, wanted.min_frequency, |left, right| {
         report(names.tokens.len())?;
         if names.tokens.len() >= wanted.vocab_size {

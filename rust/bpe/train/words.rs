@@ -243,10 +243,14 @@ impl<S: Symbol> Words<S> {
     /// Calls `met` with every pair, its place, and how often its piece occurs.
     fn each_pair(&self, lens: &[u32], mut met: impl FnMut(Pair, usize, u64)) -> Result<()> {
         let mut start = 1;
+        let mut checked = 0;
         for stretch in &self.stretches {
-            interrupt::check()?;
             let mut place = start;
             while place < stretch.end {
+                if place - checked > PLACES_BETWEEN_CHECKS {
+                    checked = place;
+                    interrupt::check()?;
+                }
                 // No piece is empty, so a symbol stands here.
                 let mut symbol = self.symbols[place];
                 loop {
@@ -387,12 +391,12 @@ impl<S: Symbol> Words<S> {
 
     /// Makes rows of the pairs with the neighbours: of each neighbour of all shares, `places` has the place of
     /// the pair among the known ones, or `NONE`. Forgets the neighbours.
-    pub fn make_rows(&mut self, places: &[u32], known: &[Pair], lens: &[u32]) {
+    pub fn make_rows(&mut self, places: &[u32], known: &[Pair], lens: &[u32]) -> Result<()> {
         let place_of = |neighbour: &Neighbour| places[neighbour.index as usize];
         let kept = self.neighbours.iter().filter(|neighbour| place_of(neighbour) != NONE);
         let more: usize = kept.map(|neighbour| neighbour.places).sum();
         if self.rows.len() + more > self.rows.capacity() {
-            self.drop_what_has_gone(known, lens);
+            self.drop_what_has_gone(known, lens)?;
             self.rows.reserve(more);
         }
         self.row_of.resize(known.len(), (0, 0));
@@ -417,14 +421,19 @@ impl<S: Symbol> Words<S> {
             }
         }
         self.neighbours.clear();
+        Ok(())
     }
 
     /// Drops the places of rows at which the pair is no more.
-    fn drop_what_has_gone(&mut self, known: &[Pair], lens: &[u32]) {
+    fn drop_what_has_gone(&mut self, known: &[Pair], lens: &[u32]) -> Result<()> {
         let mut order: Vec<usize> = (0..self.row_of.len()).filter(|&i| self.row_of[i].1 > 0).collect();
         order.sort_unstable_by_key(|&i| self.row_of[i].0);
-        let mut end = 0;
+        let (mut end, mut checked) = (0, 0);
         for i in order {
+            if end - checked > PLACES_BETWEEN_CHECKS {
+                checked = end;
+                interrupt::check()?;
+            }
             let (first, second) = (S::new(left(known[i])), S::new(right(known[i])));
             let first_len = lens[left(known[i]) as usize] as usize;
             let start = end;
@@ -438,5 +447,6 @@ impl<S: Symbol> Words<S> {
             self.row_of[i] = (start, (end - start) as u32);
         }
         self.rows.truncate(end);
+        Ok(())
     }
 }
