@@ -1,5 +1,7 @@
 //! Ids of pieces met before, and of the short words of the vocabulary.
 
+use crate::simd;
+
 /// The longest piece that is kept, in bytes: with its length it fills a `u128`.
 const LONGEST: usize = 15;
 /// The most ids that a slot holds itself; where there are more, they lie in `Cache::many`.
@@ -113,6 +115,12 @@ impl Cache {
     #[inline(always)]
     fn set_of(&self, key: u128) -> usize {
         (hash(key) >> (64 - self.sets_log2)) as usize
+    }
+
+    /// Brings the slots near where a key would be.
+    #[inline(always)]
+    pub fn prefetch(&self, key: u128) {
+        simd::prefetch(&raw const self.sets[self.set_of(key)]);
     }
 
     /// The slot that has a key, if any has.

@@ -5,32 +5,34 @@ use std::hash::Hasher;
 
 use rustc_hash::FxHasher;
 
+use crate::simd;
+
 /// The longest piece that is kept, in bytes.
 const LONGEST: usize = 255;
-/// Sets of two slots: 2 MB.
+/// Sets of two slots: 1.5 MB.
 const SETS_LOG2: u32 = 16;
-/// When the pieces kept have so many bytes or so many ids, 4 MB each, all are forgotten.
-const MOST_BYTES: usize = 1 << 22;
-const MOST_IDS: usize = 1 << 20;
+/// When the records are so many bytes, all are forgotten.
+const MOST_BYTES: usize = 1 << 23;
+
+const ID_BYTES: usize = size_of::<u32>();
 
 #[derive(Clone, Copy, Default)]
 struct Slot {
-    /// Where the piece and its ids start.
-    bytes: u32,
-    ids: u32,
+    /// Where the record starts: the ids, then the bytes of the piece, for a look at both to be one at memory.
+    record: u32,
     /// A part of the hash, so that few other pieces are compared.
     check: u32,
     /// Of the piece; 0 is an empty slot.
     len: u16,
+    /// Of the ids.
     count: u16,
 }
 
-/// Pieces and their ids, one after the other; of those of a set, a newer one displaces the older of two.
+/// Pieces and their ids; of the pieces of a set, a newer one displaces the older of two.
 #[derive(Default)]
 pub struct LongPieces {
     sets: Vec<[Slot; 2]>,
-    bytes: Vec<u8>,
-    ids: Vec<u32>,
+    records: Vec<u8>,
 }
 
 /// The set and the check of a piece.
@@ -43,19 +45,31 @@ fn place(piece: &[u8]) -> (usize, u32) {
 }
 
 impl LongPieces {
+    /// Brings near what says where a piece would be.
     #[inline]
-    pub fn get(&self, piece: &[u8]) -> Option<&[u32]> {
+    pub fn prefetch(&self, piece: &[u8]) {
+        if piece.len() <= LONGEST
+            && let Some(set) = self.sets.get(place(piece).0)
+        {
+            simd::prefetch(set);
+        }
+    }
+
+    #[inline]
+    pub fn get(&self, piece: &[u8]) -> Option<impl Iterator<Item = u32>> {
         if piece.len() > LONGEST {
             return None;
         }
         let (at, check) = place(piece);
-        let is_it = |slot: &&Slot| {
-            slot.check == check
-                && slot.len as usize == piece.len()
-                && self.bytes[slot.bytes as usize..][..piece.len()] == *piece
-        };
-        let slot = self.sets.get(at)?.iter().find(is_it)?;
-        Some(&self.ids[slot.ids as usize..][..slot.count as usize])
+        self.sets.get(at)?.iter().find_map(|slot| {
+            if slot.check != check || slot.len as usize != piece.len() {
+                return None;
+            }
+            let record = &self.records[slot.record as usize..];
+            let (ids, bytes) = record.split_at(slot.count as usize * ID_BYTES);
+            (&bytes[..piece.len()] == piece)
+                .then(|| ids.as_chunks().0.iter().map(|&id| u32::from_le_bytes(id)))
+        })
     }
 
     /// Keeps a piece, unless it is empty or too long.
@@ -63,24 +77,18 @@ impl LongPieces {
         if piece.is_empty() || piece.len() > LONGEST || ids.len() > LONGEST {
             return;
         }
-        let full = self.bytes.len() + piece.len() > MOST_BYTES || self.ids.len() + ids.len() > MOST_IDS;
-        if full || self.sets.is_empty() {
-            self.bytes.clear();
-            self.ids.clear();
+        let bytes = piece.len() + ids.len() * ID_BYTES;
+        if self.records.len() + bytes > MOST_BYTES || self.sets.is_empty() {
+            self.records.clear();
             self.sets.clear();
             self.sets.resize(1 << SETS_LOG2, Default::default());
         }
         let (at, check) = place(piece);
-        let newer = Slot {
-            bytes: self.bytes.len() as u32,
-            ids: self.ids.len() as u32,
-            check,
-            len: piece.len() as u16,
-            count: ids.len() as u16,
-        };
+        let record = self.records.len() as u32;
+        let newer = Slot { record, check, len: piece.len() as u16, count: ids.len() as u16 };
         self.sets[at] = [newer, self.sets[at][0]];
-        self.bytes.extend_from_slice(piece);
-        self.ids.extend_from_slice(ids);
+        ids.iter().for_each(|id| self.records.extend_from_slice(&id.to_le_bytes()));
+        self.records.extend_from_slice(piece);
     }
 }
 
@@ -88,19 +96,23 @@ impl LongPieces {
 mod tests {
     use super::*;
 
+    fn get(pieces: &LongPieces, piece: &[u8]) -> Option<Vec<u32>> {
+        pieces.get(piece).map(Iterator::collect)
+    }
+
     #[test]
     fn the_piece_put_in_last_comes_back_and_no_memory_grows() {
         let mut pieces = LongPieces::default();
-        assert_eq!(pieces.get(b"a piece that was not put in"), None);
-        for i in 0..200_000u32 {
+        assert_eq!(get(&pieces, b"a piece that was not put in"), None);
+        for i in 0..400_000u32 {
             let piece = format!("a piece with the number {i}");
             let ids = [i, 1, i];
             pieces.put(piece.as_bytes(), &ids);
-            assert_eq!(pieces.get(piece.as_bytes()), Some(&ids[..]));
-            assert_eq!(pieces.get(format!("{piece}0").as_bytes()), None);
-            assert!(pieces.bytes.len() <= MOST_BYTES && pieces.ids.len() <= MOST_IDS);
+            assert_eq!(get(&pieces, piece.as_bytes()), Some(ids.to_vec()));
+            assert_eq!(get(&pieces, format!("{piece}0").as_bytes()), None);
+            assert!(pieces.records.len() <= MOST_BYTES);
         }
         pieces.put(&[b'x'; LONGEST + 1], &[1]);
-        assert_eq!(pieces.get(&[b'x'; LONGEST + 1]), None);
+        assert_eq!(get(&pieces, &[b'x'; LONGEST + 1]), None);
     }
 }

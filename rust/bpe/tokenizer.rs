@@ -392,11 +392,21 @@ impl Run<'_> {
             self.pieces = 0;
             interrupt::check()?;
         }
+        // All slots are asked for before the first is needed: few lie in the nearest cache.
+        let mut keys = [None; BATCH];
+        let mut starts = start;
+        for (key, &end) in keys.iter_mut().zip(ends) {
+            *key = cache::key(text, starts, end);
+            match *key {
+                Some(key) => self.workspace.cache.prefetch(key),
+                None => self.workspace.long.prefetch(&text[starts..end]),
+            }
+            starts = end;
+        }
         // Ids gather here, from where they go to the vector many at once.
         let mut ids = [0; IDS * BATCH + 1];
         let mut count = 0;
-        for &end in ends {
-            let key = cache::key(text, start, end);
+        for (key, &end) in keys.iter().zip(ends) {
             match key.and_then(|key| self.workspace.cache.slot(key).few(key)) {
                 Some((few, number)) => {
                     ids[count..][..few.len()].copy_from_slice(few);
@@ -469,7 +479,7 @@ impl Run<'_> {
     #[inline(never)]
     fn long_piece(&mut self, piece: &[u8]) -> Result<()> {
         if let Some(ids) = self.workspace.long.get(piece) {
-            self.ids.extend_from_slice(ids);
+            self.ids.extend(ids);
             return Ok(());
         }
         let before = self.ids.len();

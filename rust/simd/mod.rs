@@ -152,7 +152,7 @@ pub trait Simd: Copy {
 
 /// Asks for the line of `at` in the cache, whatever the address: a hint that changes no result.
 #[inline(always)]
-pub fn prefetch(at: *const f32) {
+pub fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch does not access memory.
     unsafe {
