@@ -11,9 +11,10 @@ use llmcore::kernels::attention::{
 };
 use llmcore::kernels::optimizer::{AdamW, sum_of_squares};
 use llmcore::kernels::{
-    Matrix, MatrixMut, Precision, activation, cross_entropy, gemm, gemm_add, layer_norm, layer_norm_backward,
-    rms_norm, softmax,
+    Matrix, MatrixMut, Precision, RowKey, activation, cross_entropy, dropout, gemm, gemm_add, layer_norm,
+    layer_norm_backward, rms_norm, softmax,
 };
+use llmcore::random::Philox;
 use llmcore::simd::{self, LANES, Op, Simd, dispatch, dispatch_bfloat16};
 use llmcore::threads;
 use llmcore::weights::{Arena, Panels};
@@ -307,6 +308,12 @@ fn gradients(peak: f64, bandwidth: f64) {
         });
         show(&format!("gradients {act:?}"), 5 * rows * width, seconds);
     }
+    let keys: Vec<RowKey> = (0..rows as u32).map(|position| RowKey { sequence: 0, position }).collect();
+    let seconds = best(|| {
+        dx.copy_from_slice(&dy);
+        dropout(&mut dx, width, 0.1, Philox::new(1), &keys);
+    });
+    show("gradients dropout", 4 * rows * width, seconds);
     let labels: Vec<i32> = (0..256).collect();
     let (mut logits, mut losses) = (noise(256 * vocab), vec![0.0; 256]);
     let seconds = best(|| cross_entropy(&mut logits, vocab, &labels, 0.0, 1e-3, &mut losses));

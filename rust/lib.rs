@@ -13,6 +13,7 @@ pub mod interrupt;
 pub mod kernels;
 pub mod model;
 pub mod parameters;
+pub mod random;
 pub mod search;
 pub mod simd;
 pub mod sites;

@@ -11,6 +11,7 @@
 
 pub mod activation;
 pub mod attention;
+mod dropout;
 mod embedding;
 mod gemm;
 mod loss;
@@ -23,6 +24,7 @@ mod softmax;
 mod sums;
 pub mod vecmath;
 
+pub use dropout::{RowKey, dropout};
 pub use embedding::add_to_rows;
 pub use gemm::{Factor, Precision, gemm, gemm_add};
 pub use loss::{IGNORED, cross_entropy};

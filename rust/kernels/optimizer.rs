@@ -131,6 +131,36 @@ impl Op for Adam<'_> {
     }
 }
 
+/// `parameters, averages` of one length: average = decay · average + (1 − decay) · parameter, the exponential
+/// moving average (Polyak & Juditsky 1992).
+pub fn average(decay: f64, parameters: &[f32], averages: &mut [f32]) {
+    assert!(parameters.len() == averages.len());
+    threads::for_each_mut(averages, CHUNK, |i, averages| {
+        let parameters = &parameters[i * CHUNK..][..averages.len()];
+        dispatch(Average { keep: decay as f32, add: (1.0 - decay) as f32, parameters, averages });
+    });
+}
+
+struct Average<'a> {
+    keep: f32,
+    add: f32,
+    parameters: &'a [f32],
+    averages: &'a mut [f32],
+}
+
+impl Op for Average<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (keep, add) = (s.splat(self.keep), s.splat(self.add));
+        for (average, p) in self.averages.chunks_mut(LANES).zip(self.parameters.chunks(LANES)) {
+            let next = s.fma(s.get(average), keep, s.mul(s.get(p), add));
+            s.put(average, next);
+        }
+    }
+}
+
 /// Stochastic gradient descent with momentum (Sutskever et al. 2013), in PyTorch's form.
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
@@ -234,6 +264,15 @@ mod tests {
         close(&p, &wp);
         close(&m, &wm);
         close(&v, &wv);
+    }
+
+    #[test]
+    fn an_average_moves_by_what_it_does_not_keep() {
+        let (parameters, mut averages) = (numbers(1.0), numbers(2.0));
+        let expected = parameters.iter().zip(&averages);
+        let expected: Vec<f64> = expected.map(|(p, a)| 0.9 * f64::from(*a) + 0.1 * f64::from(*p)).collect();
+        average(0.9, &parameters, &mut averages);
+        close(&averages, &expected);
     }
 
     #[test]

@@ -9,7 +9,6 @@ mod beam;
 pub mod hypothesis;
 pub mod options;
 pub mod processors;
-mod random;
 mod sample;
 mod select;
 pub mod session;

@@ -1,9 +1,9 @@
 //! Independent continuations of a prompt: drawn by their probabilities, or greedily.
 
 use crate::error::Result;
+use crate::random::Philox;
 use crate::search::hypothesis::{Ends, FinishReason, Hypothesis, Output};
 use crate::search::options::Options;
-use crate::search::random::Philox;
 use crate::search::select::{self, argmax};
 use crate::search::strategy::{Pass, Strategy};
 use crate::search::warpers::Warpers;

@@ -132,7 +132,7 @@ pub fn at<T>(position: usize, outcome: std::result::Result<T, Flaw>) -> Result<T
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::random::Philox;
+    use crate::random::Philox;
 
     fn draws(count: usize, levels: f64) -> Vec<f32> {
         // Few levels, so that ties are frequent.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernels::log_softmax;
+use crate::random::Philox;
 use crate::search::hypothesis::{FinishReason, Output, StoppingCriterion};
 use crate::search::options::{EarlyStopping, Options};
-use crate::search::random::Philox;
 use crate::search::session::{Request, Session};
 use crate::search::strategy::Piece;
 use crate::search::text::tests::Table;

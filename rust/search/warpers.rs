@@ -205,7 +205,7 @@ impl Warpers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::random::Philox;
+    use crate::random::Philox;
 
     /// Probabilities 0.4, 0.3, 0.2, 0.1, not in order of size.
     fn row() -> Vec<f32> {

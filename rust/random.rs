@@ -18,7 +18,15 @@ impl Philox {
         Philox { key: [seed as u32, (seed >> 32) as u32] }
     }
 
-    fn block(self, mut counter: [u32; 4]) -> [u32; 4] {
+    /// Another generator, for what `a` and `b` number.
+    pub fn derive(self, a: u64, b: u64) -> Philox {
+        let [low, high, ..] = self.block([a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]);
+        Philox { key: [low, high] }
+    }
+
+    /// Four draws of 32 random bits.
+    #[inline(always)]
+    pub fn block(self, mut counter: [u32; 4]) -> [u32; 4] {
         let mut key = self.key;
         for _ in 0..ROUNDS {
             let first = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
