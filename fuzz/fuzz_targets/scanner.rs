@@ -16,16 +16,16 @@ thread_local! {
 
 fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else { return };
-    let text = String::from_utf8_lossy(rest);
+    let text: &str = &String::from_utf8_lossy(rest);
     REGEXES.with(|regexes| {
         let (regex, scanner, spelt_out) = &regexes[usize::from(*first) % regexes.len()];
         // The patterns that spell the contractions out leave out the long s, which the scanner takes.
         if *spelt_out && text.contains('ſ') {
             return;
         }
-        let mut expected = regex.find_iter(&text);
+        let mut expected = regex.find_iter(text);
         scanner
-            .each_piece(&text, &mut |piece| {
+            .each_piece(text, &mut |piece| {
                 let found = expected.next().map(|found| found.expect("a short text").range());
                 assert_eq!(Some(piece), found, "{text:?}");
                 Ok::<(), ()>(())
