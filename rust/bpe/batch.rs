@@ -63,8 +63,9 @@ impl Rows {
             }
             // A long text, which the chunks of several threads hold.
             let mut row = rest.to_vec();
-            while row.len() < len {
-                let chunk = chunks.next().map_or(&[][..], Vec::as_slice);
+            while row.len() < len
+                && let Some(chunk) = chunks.next()
+            {
                 let (more, others) = chunk.split_at(chunk.len().min(len - row.len()));
                 row.extend_from_slice(more);
                 rest = others;

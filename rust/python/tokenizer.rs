@@ -116,7 +116,8 @@ impl PyTokenizer {
     /// `add_special_tokens` adds what the tokenizer puts around a text. `allowed_special` says which
     /// added tokens the text may hold: "all", "none", or a list of them; the others are encoded as
     /// ordinary text (tokens of white space only are always found). `with_offsets` also gives, for each
-    /// id, the range of characters of `text` that it stands for.
+    /// id, the range of characters of `text` that it stands for. Without, all threads encode a long text
+    /// together, if the tokenizer can cut it.
     ///
     /// `text` is a `str` or UTF-8 `bytes`; invalid sequences of bytes become tokens of their own. A byte that
     /// the vocabulary has no token for is left out, as `tokenizers` does (SmolLM2's lacks 21 of the 256).
