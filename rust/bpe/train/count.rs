@@ -1,6 +1,7 @@
 //! Counting the pieces of texts, on all threads.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::runs::{Runs, Sum};
@@ -23,6 +24,8 @@ const PIECES_BETWEEN_CHECKS: usize = 1 << 16;
 pub struct Counter {
     splits: Vec<Split>,
     tables: Mutex<Vec<Table>>,
+    /// How many tables there have been.
+    made: AtomicU64,
     runs: Mutex<Runs>,
     max_memory: usize,
 }
@@ -30,7 +33,13 @@ pub struct Counter {
 impl Counter {
     /// Tables that would take more than `max_memory` bytes together are written to a temporary file.
     pub fn new(splits: Vec<Split>, max_memory: usize) -> Self {
-        Counter { splits, tables: Mutex::default(), runs: Mutex::default(), max_memory }
+        Counter {
+            splits,
+            tables: Mutex::default(),
+            made: AtomicU64::new(0),
+            runs: Mutex::default(),
+            max_memory,
+        }
     }
 
     /// Counts the pieces of texts, each of which is a document.
@@ -94,7 +103,9 @@ impl Counter {
             if lock(&failure).as_ref().is_some_and(|(failed, _)| *failed < i) {
                 return;
             }
-            let mut tally = Tally::new(lock(&self.tables).pop().unwrap_or_default());
+            let table = lock(&self.tables).pop();
+            let new = || Table::new(self.made.fetch_add(1, Ordering::Relaxed));
+            let mut tally = Tally::new(table.unwrap_or_else(new));
             let done = interrupt::check().and_then(|()| job(i, &mut tally));
             let done = done.and_then(|()| self.keep(tally.finish()));
             if let Err(error) = done {

@@ -35,8 +35,12 @@ impl Slot {
 }
 
 /// Open addressing, linear probing, at most three quarters full.
+///
+/// A table that takes in another meets its pieces in the order of their slots. Were that its own order, too,
+/// the places in front would fill up and the searches there get long. So each table has a seed of its own.
 #[derive(Default)]
 pub struct Table {
+    seed: u64,
     slots: Vec<Slot>,
     len: usize,
     /// The lengths, in four bytes, and the bytes of the long pieces.
@@ -44,6 +48,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// An empty table, the `number`th of several.
+    pub fn new(number: u64) -> Self {
+        Table { seed: number.wrapping_mul(0xA076_1D64_78BD_642F), ..Table::default() }
+    }
+
     /// How many pieces there are.
     pub fn len(&self) -> usize {
         self.len
@@ -175,7 +184,7 @@ impl Table {
     fn first_place(&self, low: u64, high: u64) -> usize {
         let high = if high & LONG != 0 { LONG } else { high };
         // Two odd constants spread the halves; the highest bits depend on all.
-        let mixed = low.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ high;
+        let mixed = (low ^ self.seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ high;
         let hash = (mixed ^ mixed >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         (hash >> 32) as usize & (self.slots.len() - 1)
     }
@@ -235,6 +244,19 @@ mod tests {
             let random = (state >> 33) as usize;
             (0..1 + random % 24).map(|i| b'a' + (random >> (i % 13)) as u8 % 3).collect()
         })
+    }
+
+    #[test]
+    fn pieces_of_another_table_do_not_crowd() {
+        let mut tables = [Table::new(1), Table::new(2)];
+        for (table, first) in tables.iter_mut().zip([0, 700_000u64]) {
+            (first..first + 700_000).for_each(|i| table.add_keys(&[u128::from(i) | 8 << 120]));
+        }
+        let [one, other] = &mut tables;
+        // As many as there is room for without growing.
+        one.absorb(other, &other.slots()[..other.slots().len() / 10]);
+        let longest = one.slots.split(|slot| slot.is_empty()).map(<[Slot]>::len).max();
+        assert!(longest < Some(5_000), "{longest:?}");
     }
 
     #[test]
