@@ -93,9 +93,8 @@ def _report_more(report: Report, before: int, more: int) -> None:
 
 def _size(sources: Sequence[str | PathLike[str]]) -> int | None:
     """Bytes of sources that are all files."""
-    if any(isinstance(item, str) for item in sources):
-        return None
-    return sum(Path(item).stat().st_size for item in sources)
+    paths = [Path(item) for item in sources if isinstance(item, PathLike)]
+    return sum(path.stat().st_size for path in paths) if len(paths) == len(sources) else None
 
 
 def save(tokenizer: _core.Tokenizer, json: str | None, path: str | PathLike[str]) -> None:
