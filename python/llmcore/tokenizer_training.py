@@ -42,6 +42,8 @@ def train(
         raise TypeError(
             f"source: found {type(source).__name__}, expected a Path, or an iterable of texts and Paths"
         )
+    if isinstance(special_tokens, str):
+        raise TypeError("special_tokens: found str, expected an iterable of tokens")
     trainer = _core.BpeTrainer(
         vocab_size,
         pattern,

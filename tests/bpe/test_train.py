@@ -195,6 +195,8 @@ def test_errors_say_what_was_expected(sources: list[Path], tmp_path: Path) -> No
     with pytest.raises(ValueError, match="vocab_size: found 256, expected at least 257"):
         # At once: no text is counted before.
         Tokenizer.train([tmp_path / "none.txt"], 256, special_tokens=["<|end|>"])
+    with pytest.raises(TypeError, match="special_tokens: found str"):
+        Tokenizer.train(["a text"], 300, special_tokens="<|end|>")
     with pytest.raises(ValueError, match="special_tokens"):
         Tokenizer.train(["a text"], 300, special_tokens=[""])
     with pytest.raises(ValueError, match="pattern"):
