@@ -37,7 +37,7 @@ impl Counter {
             splits,
             tables: Mutex::default(),
             made: AtomicU64::new(0),
-            runs: Mutex::default(),
+            runs: Mutex::new(Runs::new(max_memory)),
             max_memory,
         }
     }
@@ -91,7 +91,7 @@ impl Counter {
             for table in tables {
                 runs.write(&table.sort())?;
             }
-            Source::Sum(runs.sum(self.max_memory)?)
+            Source::Sum(runs.sum()?)
         };
         Ok(Pieces { source, min_count })
     }

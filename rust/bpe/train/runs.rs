@@ -18,6 +18,8 @@ use crate::interrupt;
 const BLOCK: usize = 1 << 20;
 /// Bytes that are read at a time at least.
 const SMALLEST_BLOCK: usize = 1 << 12;
+/// Runs that are read together, at most: more are added up before the next is written.
+const MOST_RUNS: usize = 256;
 /// The length and the count of a piece.
 const HEAD: usize = 12;
 /// Pieces between two looks for Ctrl-C.
@@ -107,18 +109,29 @@ impl<'a> Reader<'a> {
 }
 
 /// Sorted runs.
-#[derive(Default)]
 pub struct Runs {
     spilled: Option<Spilled>,
     runs: Vec<Range<u64>>,
+    memory: usize,
 }
 
 impl Runs {
+    /// Runs that are read through buffers of `memory` bytes together, or of `MOST_RUNS` smallest blocks if
+    /// that is more.
+    pub fn new(memory: usize) -> Self {
+        Runs { spilled: None, runs: Vec::new(), memory }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
     pub fn write(&mut self, pieces: &Sorted) -> Result<()> {
+        if self.runs.len() == MOST_RUNS {
+            let Sum(sum) = std::mem::replace(self, Runs::new(self.memory)).sum()?;
+            self.runs.push(0..sum.end);
+            self.spilled = Some(sum);
+        }
         let spilled = match &mut self.spilled {
             Some(spilled) => spilled,
             none => none.insert(Spilled::new()?),
@@ -130,10 +143,10 @@ impl Runs {
         Ok(())
     }
 
-    /// The sum of the runs. Reads them through buffers of `memory` bytes together, if that is not too little.
-    pub fn sum(self, memory: usize) -> Result<Sum> {
+    /// The sum of the runs.
+    pub fn sum(self) -> Result<Sum> {
         let mut sum = Spilled::new()?;
-        let block = (memory / self.runs.len().max(1)).clamp(SMALLEST_BLOCK, BLOCK);
+        let block = (self.memory / self.runs.len().max(1)).clamp(SMALLEST_BLOCK, BLOCK);
         let readers = self
             .spilled
             .iter()
@@ -197,20 +210,21 @@ mod tests {
 
     #[test]
     fn the_sum_of_runs_is_that_of_their_tables() {
-        let mut runs = Runs::default();
+        // With the smallest blocks, pieces lie across their borders.
+        let mut runs = Runs::new(0);
         let mut all = Table::default();
-        for table in 0..5u8 {
+        for table in 0..2 * MOST_RUNS + 3 {
             let mut part = Table::default();
-            for i in 0..400u32 {
-                let piece = vec![b'a' + (i % 26) as u8; 16 + (i as usize * usize::from(table + 1)) % 60];
+            for i in 0..200u32 {
+                let piece = vec![b'a' + (i % 26) as u8; 16 + (i as usize * (table + 1)) % 60];
                 part.add_long(&piece, u64::from(i));
                 all.add_long(&piece, u64::from(i));
             }
             runs.write(&part.sort()).unwrap();
         }
         let (mut found, mut expected) = (Vec::new(), Vec::new());
-        // With the smallest blocks, pieces lie across their borders.
-        let sum = runs.sum(0).unwrap();
+        assert!(runs.runs.len() < MOST_RUNS);
+        let sum = runs.sum().unwrap();
         sum.each(|piece, count| {
             found.push((piece.to_vec(), count));
             Ok(())
