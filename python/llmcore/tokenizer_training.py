@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llmcore import _core
+from llmcore.files import written_whole
 from llmcore.progress import Report, bars
 
 __all__ = ["Source", "save", "train"]
@@ -112,10 +112,5 @@ def save(tokenizer: _core.Tokenizer, json: str | None, path: str | PathLike[str]
         content = b"".join(b"%s %d\n" % (base64.b64encode(tokenizer.token_bytes(id)), id) for id in ranks)
     else:
         raise ValueError(f"path: found {path.name!r}, expected a name that ends in .json or .tiktoken")
-    # Under another name first, so that a write that fails leaves what was there.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(content)

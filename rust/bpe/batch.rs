@@ -22,6 +22,9 @@ const SEARCHED: usize = CHUNK_BYTES / 16;
 /// Texts of so many bytes are worth a second thread.
 const LONG: usize = 2 * CHUNK_BYTES;
 
+/// Most texts have an id for so many bytes, or for more.
+const BYTES_AN_ID: usize = 2;
+
 /// A part of a text.
 struct Part<'a> {
     source: Source<'a>,
@@ -102,7 +105,10 @@ impl Tokenizer {
         let post = self.post_processor();
         let plan = self.plan(texts, threads::size() > 1);
         let chunks = each_chunk(&plan, |parts| {
-            let mut ids = Vec::new();
+            // At once: pages new to the process cost as much as encoding what fills them, and moving to more
+            // takes new ones. Those that are never reached cost nothing.
+            let bytes: usize = parts.iter().map(|part| part.source.len()).sum();
+            let mut ids = Vec::with_capacity(bytes / BYTES_AN_ID);
             let mut lens = Vec::with_capacity(parts.len());
             for part in parts {
                 let before = ids.len();
