@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmcore import ops
+    from llmcore import gradients, ops
     from llmcore._core import __version__
     from llmcore.hf import (
         AutoModelForCausalLM,
@@ -36,6 +36,7 @@ __all__ = [
     "Score",
     "Tokenizer",
     "__version__",
+    "gradients",
     "load",
     "ops",
 ]
@@ -52,6 +53,7 @@ _HOMES = {
     "Score": "model",
     "Tokenizer": "tokenizer",
     "__version__": "_core",
+    "gradients": "gradients",
     "load": "model",
     "ops": "ops",
 }
