@@ -10,6 +10,7 @@ use super::source::Source;
 use super::special::Allowed;
 use super::tokenizer::{Options, Tokenizer};
 use crate::error::Result;
+use crate::memory::prefer_huge_pages;
 use crate::threads;
 
 /// Parts of texts that one thread encodes one after the other add up to about so many bytes.
@@ -109,6 +110,7 @@ impl Tokenizer {
             // takes new ones. Those that are never reached cost nothing.
             let bytes: usize = parts.iter().map(|part| part.source.len()).sum();
             let mut ids = Vec::with_capacity(bytes / BYTES_AN_ID);
+            prefer_huge_pages(&mut ids);
             let mut lens = Vec::with_capacity(parts.len());
             for part in parts {
                 let before = ids.len();

@@ -1,5 +1,6 @@
 //! Ids of pieces met before, and of the short words of the vocabulary.
 
+use crate::memory::filled;
 use crate::simd;
 
 /// The longest piece that is kept, in bytes: with its length it fills a `u128`.
@@ -170,7 +171,7 @@ impl Cache {
     fn grow(&mut self) {
         self.sets_log2 += 1;
         self.displaced = 0;
-        let twice = vec![Set::default(); 1 << self.sets_log2];
+        let twice = filled(Set::default(), 1 << self.sets_log2);
         for set in std::mem::replace(&mut self.sets, twice) {
             for slot in [set.older, set.newer] {
                 if slot.key != 0 {

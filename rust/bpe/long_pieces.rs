@@ -5,6 +5,7 @@ use std::hash::Hasher;
 
 use rustc_hash::FxHasher;
 
+use crate::memory::filled;
 use crate::simd;
 
 /// The longest piece that is kept, in bytes.
@@ -80,8 +81,7 @@ impl LongPieces {
         let bytes = piece.len() + ids.len() * ID_BYTES;
         if self.records.len() + bytes > MOST_BYTES || self.sets.is_empty() {
             self.records.clear();
-            self.sets.clear();
-            self.sets.resize(1 << SETS_LOG2, Default::default());
+            self.sets = filled(Default::default(), 1 << SETS_LOG2);
         }
         let (at, check) = place(piece);
         let record = self.records.len() as u32;
