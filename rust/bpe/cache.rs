@@ -15,22 +15,15 @@ const MOST_MANY: usize = 1 << 20;
 const FIRST_SETS_LOG2: u32 = 12;
 const MOST_SETS_LOG2: u32 = 18;
 
+/// The key of no piece.
+pub const NO_KEY: u128 = 0;
+
 #[derive(Clone, Copy, Default)]
-pub struct Slot {
-    /// The bytes of the piece, its length in the highest; 0 is an empty slot.
+struct Slot {
+    /// The bytes of the piece, its length in the highest, or `NO_KEY`.
     key: u128,
     /// The ids, or, if there are more than fit, where they start in `Cache::many`; their number last.
     ids: [u32; IDS + 1],
-}
-
-impl Slot {
-    /// The ids of a piece, followed by what is no id, and their number: to be copied whole, which is faster
-    /// than a loop over few. `None` if the slot has another piece or more ids than it can hold.
-    #[inline(always)]
-    pub fn few(&self, key: u128) -> Option<(&[u32; IDS + 1], usize)> {
-        let count = self.ids[IDS] as usize;
-        (self.key == key && count <= IDS).then_some((&self.ids, count))
-    }
 }
 
 /// The slots of all the pieces with one hash: a cache line.
@@ -39,6 +32,14 @@ impl Slot {
 struct Set {
     newer: Slot,
     older: Slot,
+}
+
+impl Set {
+    /// The slot that has a key, if any has.
+    #[inline(always)]
+    fn slot(&self, key: u128) -> &Slot {
+        if self.newer.key == key { &self.newer } else { &self.older }
+    }
 }
 
 /// The pieces met last; of those of a set, a newer one displaces the older of two.
@@ -118,22 +119,31 @@ impl Cache {
         (hash(key) >> (64 - self.sets_log2)) as usize
     }
 
-    /// Brings the slots near where a key would be.
-    #[inline(always)]
-    pub fn prefetch(&self, key: u128) {
-        simd::prefetch(&raw const self.sets[self.set_of(key)]);
+    /// How many sets there are. While that stays, so does the set of a key.
+    pub fn size(&self) -> usize {
+        self.sets.len()
     }
 
-    /// The slot that has a key, if any has.
+    /// The set where a key would be, whose slots are asked for.
     #[inline(always)]
-    pub fn slot(&self, key: u128) -> &Slot {
-        let set = &self.sets[self.set_of(key)];
-        if set.newer.key == key { &set.newer } else { &set.older }
+    pub fn prefetch(&self, key: u128) -> u32 {
+        let set = self.set_of(key);
+        simd::prefetch(&raw const self.sets[set]);
+        set as u32
+    }
+
+    /// Of a piece in a set, the ids, followed by what is no id, and their number: to be copied whole, which is
+    /// faster than a loop over few. `None` if the piece is not there or has more ids than a slot can hold.
+    #[inline(always)]
+    pub fn few(&self, set: u32, key: u128) -> Option<(&[u32; IDS + 1], usize)> {
+        let slot = self.sets[set as usize].slot(key);
+        let count = slot.ids[IDS] as usize;
+        (slot.key == key && count.wrapping_sub(1) < IDS).then_some((&slot.ids, count))
     }
 
     #[inline]
     pub fn get(&self, key: u128) -> Option<&[u32]> {
-        let slot = self.slot(key);
+        let slot = self.sets[self.set_of(key)].slot(key);
         let count = slot.ids[IDS] as usize;
         (slot.key == key).then(|| match slot.ids.get(..count) {
             Some(ids) if count <= IDS => ids,
@@ -164,7 +174,7 @@ impl Cache {
     fn insert(&mut self, slot: Slot) {
         let at = self.set_of(slot.key);
         let set = &mut self.sets[at];
-        self.displaced += usize::from(set.older.key != 0);
+        self.displaced += usize::from(set.older.key != NO_KEY);
         *set = Set { newer: slot, older: set.newer };
     }
 
@@ -174,7 +184,7 @@ impl Cache {
         let twice = filled(Set::default(), 1 << self.sets_log2);
         for set in std::mem::replace(&mut self.sets, twice) {
             for slot in [set.older, set.newer] {
-                if slot.key != 0 {
+                if slot.key != NO_KEY {
                     self.insert(slot);
                 }
             }

@@ -20,7 +20,12 @@ const CHUNK: usize = 256;
 /// more lenient reader understands (with lone surrogates, or with two texts).
 pub fn texts<'a>(lines: &[&'a [u8]]) -> Result<Vec<Option<Cow<'a, str>>>> {
     let chunks: Vec<&[&'a [u8]]> = lines.chunks(CHUNK).collect();
-    let text = |line: &&'a [u8]| serde_json::from_slice::<Line<'a>>(line).ok().map(|line| line.text);
+    let text = |line: &&'a [u8]| {
+        // An array would do as well for `serde`, its first element being the first field.
+        let is_object = line.trim_ascii_start().starts_with(b"{");
+        let line = is_object.then(|| serde_json::from_slice::<Line<'a>>(line).ok());
+        line.flatten().map(|line| line.text)
+    };
     Ok(each_chunk(&chunks, |lines| Ok(lines.iter().map(text).collect::<Vec<_>>()))?.concat())
 }
 

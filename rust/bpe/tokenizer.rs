@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::boundaries::BATCH;
-use super::cache::{self, Cache, IDS};
+use super::cache::{self, Cache, IDS, NO_KEY};
 use super::encode::{ByteLevel, Model};
 use super::long_pieces::LongPieces;
 use super::merges::Scratch;
@@ -393,21 +393,22 @@ impl Run<'_> {
             interrupt::check()?;
         }
         // All slots are asked for before the first is needed: few lie in the nearest cache.
-        let mut keys = [None; BATCH];
+        let mut keys = [NO_KEY; BATCH];
+        let mut places = [0; BATCH];
         let mut starts = start;
-        for (key, &end) in keys.iter_mut().zip(ends) {
-            *key = cache::key(text, starts, end);
+        for ((key, place), &end) in keys.iter_mut().zip(&mut places).zip(ends) {
+            *key = cache::key(text, starts, end).unwrap_or(NO_KEY);
             match *key {
-                Some(key) => self.workspace.cache.prefetch(key),
-                None => self.workspace.long.prefetch(&text[starts..end]),
+                NO_KEY => self.workspace.long.prefetch(&text[starts..end]),
+                key => *place = self.workspace.cache.prefetch(key),
             }
             starts = end;
         }
         // Ids gather here, from where they go to the vector many at once.
         let mut ids = [0; IDS * BATCH + 1];
         let mut count = 0;
-        for (key, &end) in keys.iter().zip(ends) {
-            match key.and_then(|key| self.workspace.cache.slot(key).few(key)) {
+        for (i, &end) in ends.iter().enumerate() {
+            match self.workspace.cache.few(places[i], keys[i]) {
                 Some((few, number)) => {
                     ids[count..][..few.len()].copy_from_slice(few);
                     count += number;
@@ -415,7 +416,12 @@ impl Run<'_> {
                 None => {
                     self.ids.extend_from_slice(&ids[..count]);
                     count = 0;
+                    let size = self.workspace.cache.size();
                     self.piece(text, start..end, |range| range)?;
+                    if self.workspace.cache.size() != size {
+                        let moved = keys.iter().map(|&key| self.workspace.cache.prefetch(key));
+                        places.iter_mut().zip(moved).for_each(|(place, moved)| *place = moved);
+                    }
                 }
             }
             start = end;
