@@ -90,6 +90,23 @@ struct Workspace {
     scratch: Scratch,
     cache: Cache,
     long: LongPieces,
+    /// Taken while it is in use.
+    gather: Option<Box<Gather>>,
+}
+
+/// What is known of the pieces of a batch. It is kept because clearing it takes as long as encoding a short text.
+struct Gather {
+    keys: [u128; BATCH],
+    /// The set of each key in the cache.
+    sets: [u32; BATCH],
+    /// From here ids go to the vector many at once.
+    ids: [u32; IDS * BATCH + 1],
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Gather { keys: [NO_KEY; BATCH], sets: [0; BATCH], ids: [0; IDS * BATCH + 1] }
+    }
 }
 
 /// Room is made for an id every so many bytes, which is about what large vocabularies need of English.
@@ -392,23 +409,22 @@ impl Run<'_> {
             self.pieces = 0;
             interrupt::check()?;
         }
+        let mut gather = self.workspace.gather.take().unwrap_or_default();
+        let Gather { keys, sets, ids } = &mut *gather;
         // All slots are asked for before the first is needed: few lie in the nearest cache.
-        let mut keys = [NO_KEY; BATCH];
-        let mut places = [0; BATCH];
-        let mut starts = start;
-        for ((key, place), &end) in keys.iter_mut().zip(&mut places).zip(ends) {
-            *key = cache::key(text, starts, end).unwrap_or(NO_KEY);
+        let mut next = start;
+        for ((key, set), &end) in keys.iter_mut().zip(sets.iter_mut()).zip(ends) {
+            *key = cache::key(text, next, end).unwrap_or(NO_KEY);
             match *key {
-                NO_KEY => self.workspace.long.prefetch(&text[starts..end]),
-                key => *place = self.workspace.cache.prefetch(key),
+                NO_KEY => self.workspace.long.prefetch(&text[next..end]),
+                key => *set = self.workspace.cache.prefetch(key),
             }
-            starts = end;
+            next = end;
         }
-        // Ids gather here, from where they go to the vector many at once.
-        let mut ids = [0; IDS * BATCH + 1];
         let mut count = 0;
         for (i, &end) in ends.iter().enumerate() {
-            match self.workspace.cache.few(places[i], keys[i]) {
+            // Without a key the set is any that there is, and has no piece of that key.
+            match self.workspace.cache.few(sets[i], keys[i]) {
                 Some((few, number)) => {
                     ids[count..][..few.len()].copy_from_slice(few);
                     count += number;
@@ -420,13 +436,14 @@ impl Run<'_> {
                     self.piece(text, start..end, |range| range)?;
                     if self.workspace.cache.size() != size {
                         let moved = keys.iter().map(|&key| self.workspace.cache.prefetch(key));
-                        places.iter_mut().zip(moved).for_each(|(place, moved)| *place = moved);
+                        sets.iter_mut().zip(moved).for_each(|(set, moved)| *set = moved);
                     }
                 }
             }
             start = end;
         }
         self.ids.extend_from_slice(&ids[..count]);
+        self.workspace.gather = Some(gather);
         Ok(())
     }
 
