@@ -1,5 +1,7 @@
 //! Memory on huge pages.
 
+use std::mem::MaybeUninit;
+
 /// From so many bytes on a huge page, 2 MB, is worth asking for.
 const LARGE: usize = 1 << 20;
 
@@ -7,20 +9,26 @@ const LARGE: usize = 1 << 20;
 /// interruption, which takes longer than filling it.
 pub fn prefer_huge_pages<T>(room: &mut Vec<T>) {
     let spare = room.spare_capacity_mut();
-    let bytes = size_of_val(spare);
-    if bytes < LARGE {
-        return;
+    if size_of_val(spare) >= LARGE {
+        advise_huge_pages(spare);
     }
+}
+
+/// The advice alone, on the whole pages of some memory.
+pub fn advise_huge_pages<T>(memory: &[MaybeUninit<T>]) {
     #[cfg(target_os = "linux")]
     {
         const PAGE: usize = 1 << 12;
-        let start = spare.as_mut_ptr().cast::<u8>();
+        let start = memory.as_ptr().cast::<u8>();
         let before = start.align_offset(PAGE);
-        // SAFETY: advice on whole pages inside memory that is ours; a refusal only costs speed.
+        let pages = size_of_val(memory).saturating_sub(before) & !(PAGE - 1);
+        // SAFETY: advice on pages that lie in the slice changes no value; a refusal only costs speed.
         unsafe {
-            libc::madvise(start.add(before).cast(), (bytes - before) & !(PAGE - 1), libc::MADV_HUGEPAGE);
+            libc::madvise(start.wrapping_add(before).cast_mut().cast(), pages, libc::MADV_HUGEPAGE);
         }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 /// A vector of so many equal values, on huge pages if it is large.

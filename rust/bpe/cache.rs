@@ -7,7 +7,7 @@ use crate::simd;
 const LONGEST: usize = 15;
 /// The most ids that a slot holds itself; where there are more, they lie in `Cache::many`.
 pub const IDS: usize = 3;
-/// The most ids in `Cache::many`, as much memory as the slots. When it is full, the cache starts anew.
+/// The most ids in `Cache::many`, 4 MB. When it is full, the cache starts anew.
 const MOST_MANY: usize = 1 << 20;
 /// Sets of two slots, at first and at most: 256 KB, and 16 MB. Merging a piece anew takes longer than
 /// reading a slot that has left the second-level cache, so sets become twice as many when an eighth of

@@ -402,13 +402,20 @@ impl Run<'_> {
         }
     }
 
+    /// Counts pieces, and now and then looks for Ctrl-C.
+    #[inline]
+    fn met(&mut self, pieces: usize) -> Result<()> {
+        self.pieces += pieces;
+        if self.pieces < PIECES_BETWEEN_CHECKS {
+            return Ok(());
+        }
+        self.pieces = 0;
+        interrupt::check()
+    }
+
     /// Pieces that follow each other, whose tokens are remembered.
     fn pieces(&mut self, text: &[u8], mut start: usize, ends: &[usize]) -> Result<()> {
-        self.pieces += ends.len();
-        if self.pieces >= PIECES_BETWEEN_CHECKS {
-            self.pieces = 0;
-            interrupt::check()?;
-        }
+        self.met(ends.len())?;
         let mut gather = self.workspace.gather.take().unwrap_or_default();
         let Gather { keys, sets, ids } = &mut *gather;
         // All slots are asked for before the first is needed: few lie in the nearest cache.
@@ -456,11 +463,7 @@ impl Run<'_> {
         range: Range<usize>,
         origin: impl Fn(Range<usize>) -> Range<usize>,
     ) -> Result<()> {
-        self.pieces += 1;
-        if self.pieces >= PIECES_BETWEEN_CHECKS {
-            self.pieces = 0;
-            interrupt::check()?;
-        }
+        self.met(1)?;
         if self.remember
             && let Some(key) = cache::key(text, range.start, range.end)
         {

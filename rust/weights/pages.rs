@@ -2,12 +2,14 @@
 //! pages of 4 KiB, miss the TLB on each of them.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::memory::advise_huge_pages;
 
 /// The size of a huge page, to which the first float is aligned.
 const HUGE_PAGE: usize = 2 << 20;
@@ -43,11 +45,8 @@ impl Pages {
         let padding = allocation.as_ptr().align_offset(HUGE_PAGE);
         // SAFETY: less than HUGE_PAGE bytes on, which the layout has beyond the floats.
         let start = unsafe { allocation.add(padding) }.cast::<f32>();
-        #[cfg(target_os = "linux")]
-        // SAFETY: advice on our own memory; a refusal only costs speed.
-        unsafe {
-            libc::madvise(start.as_ptr().cast(), floats * size_of::<f32>(), libc::MADV_HUGEPAGE);
-        }
+        // SAFETY: the layout has so many floats from here on.
+        advise_huge_pages(unsafe { from_raw_parts(start.as_ptr().cast::<MaybeUninit<f32>>(), floats) });
         Ok(Pages { allocation, start, layout, floats })
     }
 
