@@ -8,6 +8,7 @@ from typing_extensions import Self, disjoint_base
 
 __all__ = [
     "BpeTrainer",
+    "Flat",
     "Generation",
     "Gguf",
     "Model",
@@ -17,6 +18,7 @@ __all__ = [
     "__version__",
     "activate",
     "activate_backward",
+    "adamw_step",
     "add_row_sums",
     "add_to_rows",
     "attention",
@@ -25,6 +27,8 @@ __all__ = [
     "attention_weights",
     "available_isas",
     "cross_entropy",
+    "ema_swap",
+    "ema_update",
     "gate",
     "gate_backward",
     "isa",
@@ -38,6 +42,7 @@ __all__ = [
     "rope",
     "rope_backward",
     "set_isa",
+    "sgd_step",
     "softmax",
     "thread_count",
     "warp",
@@ -346,6 +351,39 @@ class Model:
         self, sequences: list[NDArray[np.uint32]], capture: list[str] = ..., chunk: int = ...
     ) -> tuple[list[NDArray[np.float32]], dict[str, list[NDArray[np.float32]]]]: ...
     def token_logprobs(self, ids: NDArray[np.uint32]) -> NDArray[np.float32]: ...
+
+@final
+class Flat:
+    def __new__(cls, len: int) -> Flat: ...
+    def __len__(self) -> int: ...
+    def lend(self) -> NDArray[np.float32]: ...
+    def give_back(self) -> None: ...
+
+_Arenas = tuple[Flat, Flat]
+_Group = tuple[int, int, float]
+
+def adamw_step(
+    arenas: _Arenas,
+    exp_avg: Flat,
+    exp_avg_sq: Flat,
+    groups: Sequence[_Group],
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    step: int,
+    max_grad_norm: float | None,
+) -> float: ...
+def sgd_step(
+    arenas: _Arenas,
+    momentum_buffer: Flat,
+    groups: Sequence[_Group],
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    max_grad_norm: float | None,
+) -> float: ...
+def ema_update(arenas: _Arenas, averages: Flat, groups: Sequence[_Group], decay: float) -> None: ...
+def ema_swap(arenas: _Arenas, averages: Flat) -> None: ...
 
 _Logprobs = list[tuple[int, float, list[tuple[int, float]]]]
 _FinishReason = Literal["stop", "length"]

@@ -2,12 +2,15 @@
 
 use pyo3::prelude::*;
 
+pub mod flat;
 pub mod formats;
 pub mod generation;
 pub mod gradients;
+mod lent;
 mod locked;
 pub mod model;
 pub mod ops;
+pub mod optimizer;
 mod text;
 pub mod tokenizer;
 pub mod train;
@@ -20,6 +23,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     gradients::register(module)?;
     tokenizer::register(module)?;
     train::register(module)?;
+    flat::register(module)?;
+    optimizer::register(module)?;
     model::register(module)?;
     generation::register(module)?;
     Ok(())

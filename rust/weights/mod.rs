@@ -6,5 +6,5 @@ mod pages;
 mod panels;
 
 pub use arena::Arena;
-pub use pages::Piece;
+pub use pages::{Held, Piece};
 pub use panels::Panels;

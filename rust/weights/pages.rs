@@ -78,7 +78,23 @@ pub struct Piece {
     len: usize,
 }
 
+/// Keeps the memory of a piece, whoever else lets go of it.
+#[derive(Debug)]
+pub struct Held {
+    _pages: Arc<Pages>,
+}
+
 impl Piece {
+    /// One piece of `len` floats, all zero, alone on its pages. Errors as [`Self::several`].
+    pub fn new(len: usize, what: &str) -> Result<Piece> {
+        Ok(Piece { pages: Arc::new(Pages::zeroed(len, what)?), offset: 0, len })
+    }
+
+    /// As long as what this returns lives, so does the memory.
+    pub fn held(&self) -> Held {
+        Held { _pages: self.pages.clone() }
+    }
+
     /// `count` pieces of `len` floats, all zero, one after the other in memory. `Error::Memory`, about
     /// `what`, if the system has no such room.
     pub fn several(count: usize, len: usize, what: &str) -> Result<impl DoubleEndedIterator<Item = Piece>> {
