@@ -1,14 +1,21 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["sync_folder", "written_whole"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["errors_name_file", "replaced_folder", "restore_folder", "sync_folder", "written_whole"]
 
 
 @contextmanager
@@ -19,12 +26,79 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     try:
         with unfinished.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            with errors_name_file(path):
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextmanager
+def errors_name_file(path: Path) -> Iterator[None]:
+    """Lets an `OSError` of a write, which knows only of a number, name the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def replaced_folder(path: str | os.PathLike[str], replaces: Iterable[str] = ()) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `path` once all of it is on the disk.
+
+    The folder to fill is `.NAME.unfinished`, beside `path`; it is locked, so that one process at a time
+    writes. When it is filled, its files and folders are fsynced, the folder at `path` becomes
+    `.NAME.replaced`, the new one takes its place, and the old one is deleted. What a crash leaves:
+
+    - before the first of those two renames: the old folder at `path`, and an unfinished one, which the next
+      call deletes;
+    - between the renames: nothing at `path`, the old folder, complete, at `.NAME.replaced`; `restore_folder`
+      (which the next call does first) puts it back;
+    - after them: the new folder at `path`, and remains of the old one, which the next call deletes.
+
+    An exception, an interrupt included, leaves `path` as it was, and nothing beside it.
+
+    Args:
+        path: The folder, which may exist. Folders above it are made.
+        replaces: Patterns (as `*.json`) of the names that a folder at `path` may hold. One that holds
+            anything else is not replaced: it was not written by whoever asks.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder that holds what `replaces` does not name.
+        BlockingIOError: another process is writing it.
+        OSError: it cannot be written.
+    """
+    path, patterns = Path(os.path.realpath(path)), list(replaces)
+    _make_folder(path.parent)
+    unfinished, replaced = _beside(path, "unfinished"), _beside(path, "replaced")
+    with _locked(unfinished):
+        restore_folder(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+        _check_replaceable(path, patterns)
+        _empty(unfinished)
+        yield unfinished
+        _sync_tree(unfinished)
+        _check_replaceable(path, patterns)  # filling it may have taken long
+        try:
+            if path.exists():
+                os.rename(path, replaced)
+            os.rename(unfinished, path)
+        finally:
+            restore_folder(path)
+        sync_folder(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def restore_folder(path: str | os.PathLike[str]) -> None:
+    """Puts the folder at `path` back, if `replaced_folder` was killed between its two renames."""
+    path = Path(os.path.realpath(path))
+    replaced = _beside(path, "replaced")
+    if replaced.exists() and not path.exists():
+        os.rename(replaced, path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -35,3 +109,86 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _beside(path: Path, state: str) -> Path:
+    return path.with_name(f".{path.name}.{state}")
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, to last."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and holds a lock on it, which ends with the process however that ends. What is still
+    called `folder` at the end is deleted."""
+    folder.mkdir(exist_ok=True)
+    if sys.platform == "win32":
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Whoever had the lock may have given the folder another name since it was opened.
+        if not _lock(descriptor) or not _is_named(descriptor, folder):
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(folder))
+        try:
+            yield
+        finally:
+            if _is_named(descriptor, folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Locks a file or folder, unless somebody else has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether the open file or folder is (still) the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _check_replaceable(path: Path, patterns: list[str]) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise FileExistsError(f"{path}: found a file, expected a folder, or nothing")
+    for name in sorted(entry.name for entry in path.iterdir()):
+        if not any(fnmatch(name, pattern) for pattern in patterns):
+            expected = f"a new folder, or one that holds nothing but {', '.join(patterns)}"
+            raise FileExistsError(f"{path}: found {name!r}, expected {expected if patterns else 'nothing'}")
+
+
+def _empty(folder: Path) -> None:
+    """Deletes what a folder holds."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _sync_tree(folder: Path) -> None:
+    """Waits until all that a folder holds is on the disk."""
+    for root, _, files in os.walk(folder):
+        for name in files:
+            with open(os.path.join(root, name), "r+b") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(root))
