@@ -1,0 +1,28 @@
+"""Training: from raw text to a checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmcore.training.batch import count_labels
+
+__all__ = ["count_labels"]
+
+# Public names by the module of this package that has them, imported when they are first asked for.
+_HOMES = {
+    "count_labels": "batch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'llmcore.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"llmcore.training.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
