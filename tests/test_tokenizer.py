@@ -83,6 +83,14 @@ def test_only_trusted_spans_hold_special_tokens(gpt2: Tokenizer, spans: list[tup
     # Adjacent trusted spans are one; what is not trusted breaks them apart.
     trusted = "".join(text if trust else "\0" for text, trust in spans)
     assert ids.count(50256) == trusted.count("<|endoftext|>")
+    # Every character belongs to a token, white space too; the tokens of one character share it.
+    again, offsets = gpt2.encode_spans(spans, with_offsets=True)
+    assert again == ids
+    ends = [0]
+    for start, end in offsets:
+        assert start <= ends[-1] < end or (start, end) == (end - 1, ends[-1])
+        ends.append(end)
+    assert ends[-1] == sum(len(text) for text, _ in spans)
     if all(trust for _, trust in spans):
         assert ids == gpt2.encode(trusted)
     if not any(trust for _, trust in spans):

@@ -276,9 +276,22 @@ class Tokenizer:
         allowed_special: str | Iterable[str] | None = None,
     ) -> str: ...
     def last_seam(self, text: bytes) -> int | None: ...
+    @overload
     def encode_spans(
-        self, spans: Sequence[tuple[str, bool]], *, add_special_tokens: bool = False
+        self,
+        spans: Sequence[tuple[str, bool]],
+        *,
+        add_special_tokens: bool = False,
+        with_offsets: Literal[False] = False,
     ) -> list[int]: ...
+    @overload
+    def encode_spans(
+        self,
+        spans: Sequence[tuple[str, bool]],
+        *,
+        add_special_tokens: bool = False,
+        with_offsets: Literal[True],
+    ) -> tuple[list[int], list[tuple[int, int]]]: ...
     def count(
         self,
         text: str | bytes,

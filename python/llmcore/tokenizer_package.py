@@ -186,19 +186,48 @@ class PackageTokenizer(Tokenizer):
         starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         return np.concatenate([np.empty(0, np.uint32), *rows]), starts
 
+    @overload
     def encode_spans(
-        self, spans: Sequence[tuple[str, bool]], *, add_special_tokens: bool = False
-    ) -> list[int]:
+        self,
+        spans: Sequence[tuple[str, bool]],
+        *,
+        add_special_tokens: bool = False,
+        with_offsets: Literal[False] = False,
+    ) -> list[int]: ...
+    @overload
+    def encode_spans(
+        self,
+        spans: Sequence[tuple[str, bool]],
+        *,
+        add_special_tokens: bool = False,
+        with_offsets: Literal[True],
+    ) -> tuple[list[int], list[tuple[int, int]]]: ...
+    def encode_spans(
+        self,
+        spans: Sequence[tuple[str, bool]],
+        *,
+        add_special_tokens: bool = False,
+        with_offsets: bool = False,
+    ) -> list[int] | tuple[list[int], list[tuple[int, int]]]:
         """As :meth:`llmcore.Tokenizer.encode_spans`; but where a text that is not trusted spells an added
         token, each text is encoded alone."""
         spelled = [token["content"] for token in self._file["added_tokens"]]
         if not any(token in text for text, trusted in spans if not trusted for token in spelled):
-            return self.encode("".join(text for text, _ in spans), add_special_tokens=add_special_tokens)
+            spans = [("".join(text for text, _ in spans), True)]
         ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0
         for text, trusted in spans:
             allowed = "all" if trusted else "none"
-            ids += self.encode(text, add_special_tokens=False, allowed_special=allowed)
-        return [*self.prefix_ids, *ids, *self.suffix_ids] if add_special_tokens else ids
+            encoding = self._tokenizer(allowed).encode(_text(text), add_special_tokens=False)
+            ids += encoding.ids
+            offsets += [(start + first, start + end) for first, end in encoding.offsets]
+            start += len(text)
+        if add_special_tokens:
+            prefix, suffix = self._around()
+            ids = [*prefix, *ids, *suffix]
+            offsets = [(0, 0)] * len(prefix) + offsets + [(0, 0)] * len(suffix)
+        return (ids, offsets) if with_offsets else ids
 
     def last_seam(self, text: bytes) -> None:
         """None: only the package knows where a text may be cut."""

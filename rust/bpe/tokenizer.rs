@@ -196,7 +196,7 @@ impl Tokenizer {
     }
 
     pub fn encode(&self, text: &str, options: &Options<'_>) -> Result<Encoding> {
-        self.encode_chunks(&[Source::Text(text)], text, &[], options)
+        self.encode_chunks(&[Source::Text(text)], text, &[], options, self.parts.post.trim)
     }
 
     /// Encodes bytes that need not be UTF-8: an invalid sequence is a piece of its own, and with a
@@ -209,7 +209,7 @@ impl Tokenizer {
                 "bytes that are not UTF-8",
                 "text, whose characters offsets count",
             )),
-            Err(_) => self.encode_chunks(&chunks(bytes), "", &[], options),
+            Err(_) => self.encode_chunks(&chunks(bytes), "", &[], options, None),
         }
     }
 
@@ -244,8 +244,14 @@ impl Tokenizer {
     }
 
     /// Encodes texts as if they were one, in which added tokens (but white space) are found only
-    /// inside the trusted ones.
-    pub fn encode_spans(&self, spans: &[(&str, bool)], add_special_tokens: bool) -> Result<Encoding> {
+    /// inside the trusted ones. Offsets count in the joined text, and leave out no white space: every
+    /// character of it belongs to a token.
+    pub fn encode_spans(
+        &self,
+        spans: &[(&str, bool)],
+        add_special_tokens: bool,
+        offsets: bool,
+    ) -> Result<Encoding> {
         let mut text = String::with_capacity(spans.iter().map(|(text, _)| text.len()).sum());
         let mut untrusted: Vec<Range<usize>> = Vec::new();
         for (span, trusted) in spans {
@@ -257,21 +263,23 @@ impl Tokenizer {
                 _ => untrusted.push(start..text.len()),
             }
         }
-        let options = Options { add_special_tokens, ..Options::default() };
-        self.encode_chunks(&[Source::Text(&text)], &text, &untrusted, &options)
+        let options = Options { add_special_tokens, offsets, ..Options::default() };
+        self.encode_chunks(&[Source::Text(&text)], &text, &untrusted, &options, None)
     }
 
-    /// Encodes chunks, each a text or an invalid sequence of bytes. `text` is what offsets count in, and what `untrusted` ranges over.
+    /// Encodes chunks, each a text or an invalid sequence of bytes. `text` is what offsets count in, and what
+    /// `untrusted` ranges over; `trim`, what they leave out.
     fn encode_chunks(
         &self,
         chunks: &[Source<'_>],
         text: &str,
         untrusted: &[Range<usize>],
         options: &Options<'_>,
+        trim: Option<Trim>,
     ) -> Result<Encoding> {
         let (mut ids, places) = self.run(chunks, untrusted, options, Vec::new())?;
         let mut offsets = options.offsets.then(|| characters(text, &places));
-        if let (Some(offsets), Some(trim)) = (&mut offsets, self.parts.post.trim) {
+        if let (Some(offsets), Some(trim)) = (&mut offsets, trim) {
             trim.apply(&places, offsets);
         }
         if options.add_special_tokens {

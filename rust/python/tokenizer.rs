@@ -258,18 +258,25 @@ impl PyTokenizer {
 
     /// The ids of texts, `(text, trusted)`, encoded as if they were one text, in which added tokens are
     /// found only inside the trusted ones (tokens of white space only are found everywhere): what a
-    /// template writes may steer the model, what a user writes may not.
-    #[pyo3(signature = (spans, *, add_special_tokens=false))]
-    fn encode_spans(
+    /// template writes may steer the model, what a user writes may not. `with_offsets` also gives, for each id,
+    /// the range of characters of the joined text that it stands for, its white space included.
+    #[pyo3(signature = (spans, *, add_special_tokens=false, with_offsets=false))]
+    fn encode_spans<'py>(
         &self,
-        py: Python<'_>,
-        spans: Vec<(Bound<'_, PyString>, bool)>,
+        py: Python<'py>,
+        spans: Vec<(Bound<'py, PyString>, bool)>,
         add_special_tokens: bool,
-    ) -> PyResult<Vec<u32>> {
+        with_offsets: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let mended: Vec<(Cow<'_, str>, bool)> =
             spans.iter().map(|(text, trusted)| Ok((mended(text)?, *trusted))).collect::<PyResult<_>>()?;
         let texts: Vec<(&str, bool)> = mended.iter().map(|(text, trusted)| (&**text, *trusted)).collect();
-        Ok(py.detach(|| self.tokenizer.encode_spans(&texts, add_special_tokens))?.ids)
+        let encoding = py.detach(|| self.tokenizer.encode_spans(&texts, add_special_tokens, with_offsets))?;
+        let ids = self.list(py, &encoding.ids)?;
+        match encoding.offsets {
+            Some(offsets) => Ok((ids, offsets).into_pyobject(py)?.into_any()),
+            None => Ok(ids.into_any()),
+        }
     }
 
     /// The text of ids (one, a list or an array). Bytes that are not UTF-8 become U+FFFD, ids without

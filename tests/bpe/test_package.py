@@ -133,6 +133,12 @@ def test_added_tokens_are_found_where_they_are_allowed(
     trusted = ours.encode_spans([("we", False), ("</s>", True)])
     assert trusted == ours.encode("we</s>", add_special_tokens=False)
     assert ours.encode_spans([("we</s>", False), ("</s>", True)], add_special_tokens=True).count(end) == 2
+    for spans in ([("we ", False), ("love</s>", True)], [("love</s>", False), ("</s>", True)]):
+        ids, offsets = ours.encode_spans(spans, with_offsets=True, add_special_tokens=True)
+        assert ids == ours.encode_spans(spans, add_special_tokens=True)
+        assert len(offsets) == len(ids) and offsets[-1] == (0, 0)
+        joined = "".join(text for text, _ in spans)
+        assert joined[slice(*offsets[-2])] == "</s>"
 
 
 def test_streams_of_unigram(both: dict[str, tuple[Tokenizer, tokenizers.Tokenizer]]) -> None:
