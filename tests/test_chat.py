@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcore import template
-from llmcore.chat import apply_chat_template
+from llmcore.chat import apply_chat_template, render_chat
 from llmcore.tokenizer import Tokenizer
-from llmcore.trust import Tracked, concat, spans, trusted
+from llmcore.trust import Tracked, concat, marked, marks, spans, trusted
 
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -324,34 +324,54 @@ def test_what_carries_the_trust_of_the_template(source):
     assert "".join(text for text, _ in pieces) == plainly(source)
 
 
-MARKED = st.lists(st.tuples(st.text(alphabet=" ab\n", max_size=4), st.booleans()), max_size=5)
+PIECES = st.lists(st.tuples(st.text(alphabet=" ab\n", max_size=4), st.booleans(), st.booleans()), max_size=5)
 
 
-@given(left=MARKED, right=MARKED, start=st.integers(-9, 9), stop=st.integers(-9, 9) | st.none())
-def test_tracked_strings_against_a_list_of_marked_characters(left, right, start, stop):
+@given(left=PIECES, right=PIECES, start=st.integers(-9, 9), stop=st.integers(-9, 9) | st.none())
+def test_tracked_strings_against_a_list_of_characters(left, right, start, stop):
+    """Each character with whether it is trusted, and whether it is marked."""
+
     def build(pieces):
-        return concat(trusted(text) if trust else text for text, trust in pieces)
+        texts = [(trusted(text) if trust else text, mark) for text, trust, mark in pieces]
+        return concat(marked(text) if mark else text for text, mark in texts)
 
-    def marks(text):
-        return [(character, trust) for piece, trust in spans(text) for character in piece]
+    def characters(text):
+        trust = [trust for piece, trust in spans(text) for _ in piece]
+        mark = [any(start <= i < stop for start, stop in marks(text)) for i in range(len(text))]
+        return list(zip(str.__str__(text), trust, mark, strict=True))
 
     a, b = build(left), build(right)
-    model = [(character, trust) for text, trust in left for character in text]
-    assert marks(a) == model
-    assert marks(a + b) == model + marks(b)
-    assert marks(a + str.__str__(b)) == model + [(character, False) for character in b]
-    assert marks(str.__str__(b) + a) == [(character, False) for character in b] + model
-    assert marks(a[start:stop]) == model[start:stop]
+    model = [(character, *flags) for text, *flags in left for character in text]
+    plain = str.__str__(b)
+    assert characters(plain) == [(character, False, False) for character in plain]
+    assert characters(a) == model
+    assert characters(a + b) == model + characters(b)
+    assert characters(a + plain) == model + characters(plain)
+    assert characters(plain + a) == characters(plain) + model
+    assert characters(a[start:stop]) == model[start:stop]
     for chars in (None, "a "):
         for name in ("strip", "lstrip", "rstrip"):
             text = getattr(str.__str__(a), name)(chars)
             stripped = getattr(a, name)(chars)
             assert stripped == text
             cut = len(a) - len(str.__str__(a).lstrip(chars)) if name != "rstrip" else 0
-            assert marks(stripped) == (model[cut : cut + len(text)] if text else [])
+            assert characters(stripped) == (model[cut : cut + len(text)] if text else [])
     neighbours = [trust for _, trust in spans(a)]
     assert all(one != other for one, other in itertools.pairwise(neighbours))
+    assert all(stop < start for (_, stop), (start, _) in itertools.pairwise(marks(a)))
     assert hash(a) == hash(str.__str__(a)) and Tracked(a) == a and spans(Tracked(a)) == spans(str.__str__(a))
+
+
+def test_what_generation_marks():
+    messages = conversation("Be brief.", "Hi", "Hello", "Bye", "</s>")
+    text = render_chat(FakeTokenizer(ZEPHYR), messages)
+    turns = ["<|assistant|>\nHello</s>", "<|assistant|>\n</s></s>"]
+    assert [str.__str__(text)[start:stop] for start, stop in marks(text)] == turns
+    assert marks(render_chat(FakeTokenizer(SMOLLM2), messages)) == ()
+    assert marks(template.render("{% generation %}{% endgeneration %}", {})) == ()
+    body = "{% set j = i %}{% generation %}{{ loop.index }}{{ j }}{% endgeneration %};"
+    loop = f"{{% for i in 'ab' %}}{body}{{% endfor %}}"
+    assert marks(template.render(loop, {})) == ((0, 2), (3, 5))
 
 
 # ---------------------------------------------------------------------------------------------------

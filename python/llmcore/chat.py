@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from llmcore.trust import spans, trusted
+from llmcore.trust import Tracked, spans, trusted
 
-__all__ = ["apply_chat_template"]
+__all__ = ["apply_chat_template", "render_chat"]
 
 # The roles of published templates. Some spell a role's control token with its name, as in
 # `'<|' + message['role'] + '|>'`; only these names may do so, else the role "end" would forge `<|end|>`.
@@ -66,6 +66,26 @@ def apply_chat_template(
         ValueError: there is no template, it does not run, or it refuses the conversation.
         TypeError: a message or variable holds something else than plain data.
     """
+    text = render_chat(
+        tokenizer,
+        messages,
+        add_generation_prompt=add_generation_prompt,
+        chat_template=chat_template,
+        **variables,
+    )
+    return tokenizer.encode_spans(spans(text)) if tokenize else str.__str__(text)
+
+
+def render_chat(
+    tokenizer: ChatTokenizer,
+    messages: Sequence[Mapping[str, object]],
+    *,
+    add_generation_prompt: bool = False,
+    chat_template: str | None = None,
+    **variables: object,
+) -> Tracked:
+    """The text of `apply_chat_template`, which knows what of it the template wrote (:func:`spans`), and what
+    the template marked as the assistant's (:func:`marks`). Raises as that does."""
     from llmcore import template
 
     source = chat_template or tokenizer.chat_template
@@ -78,8 +98,7 @@ def apply_chat_template(
     context |= {name: _plain(value, name) for name, value in variables.items()}
     context["messages"] = _conversation(messages)
     context["add_generation_prompt"] = bool(add_generation_prompt)
-    text = template.render(source, context)
-    return tokenizer.encode_spans(spans(text)) if tokenize else str.__str__(text)
+    return template.render(source, context)
 
 
 def _special_tokens(tokenizer: ChatTokenizer) -> dict[str, str]:

@@ -38,7 +38,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_environment
 
-from llmcore.trust import Tracked, concat, trusted
+from llmcore.trust import Tracked, concat, marked, trusted
 
 __all__ = ["render"]
 
@@ -252,14 +252,19 @@ class _Generator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """The tag `{% generation %}`, with which templates mark what the assistant says: a scope here."""
+    """The tag `{% generation %}`, with which templates mark what the assistant says."""
 
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
+        return nodes.CallBlock(self.call_method("marked_body"), [], [], body).set_lineno(line)
+
+    @staticmethod
+    def marked_body(caller: Callable[[], str]) -> Tracked:
+        """What the body writes."""
+        return marked(caller())
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -361,7 +366,8 @@ def _compiled(source: str) -> jinja2.Template:
 
 
 def render(source: str, variables: Mapping[str, Any]) -> Tracked:
-    """Render the template `source`; :func:`spans` of the result tells the template's text from the rest.
+    """Render the template `source`; :func:`spans` of the result tells the template's text from the rest,
+    :func:`marks` what `{% generation %}` encloses.
 
     `variables` are plain data (dict, list, str, numbers, None); a :class:`Tracked` in them keeps its trust.
 

@@ -7,28 +7,35 @@ its literals are :class:`Tracked`, everything else is a plain `str`, which has n
 Joining, slicing and trimming carry the trust of single characters along; any other operation of `str` gives
 a plain `str`. Trust can thus be lost, which costs a control token at worst, but never gained: a trusted
 character is one that was copied from a :func:`trusted` string.
+
+In the same way a string remembers which of its characters are *marked*: those that a template wrote between
+`{% generation %}` and `{% endgeneration %}`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeAlias
 
-__all__ = ["Tracked", "concat", "spans", "trusted"]
+__all__ = ["Tracked", "concat", "marked", "marks", "spans", "trusted"]
+
+Ranges: TypeAlias = "tuple[tuple[int, int], ...]"
+"""Pairs (start, stop), ascending, neither empty nor touching."""
 
 
 class Tracked(str):
-    """A string in which the characters of some ranges are trusted.
+    """A string in which the characters of some `ranges` are trusted, and those of others `marked`.
 
-    `ranges` holds pairs (start, stop), ascending, neither empty nor touching. It is empty by default:
-    whoever makes a `Tracked` out of a `str` gives it no trust.
+    Both are empty by default: whoever makes a `Tracked` out of a `str` gives it no trust.
     """
 
-    _ranges: tuple[tuple[int, int], ...]
+    _ranges: Ranges
+    _marked: Ranges
 
-    def __new__(cls, text: str = "", ranges: Iterable[tuple[int, int]] = ()) -> Tracked:  # noqa: D102
+    def __new__(cls, text: str = "", ranges: Ranges = (), marked: Ranges = ()) -> Tracked:  # noqa: D102
         self = super().__new__(cls, text)
-        self._ranges = tuple(ranges)
+        self._ranges = ranges
+        self._marked = marked
         return self
 
     def __str__(self) -> str:
@@ -73,10 +80,9 @@ class Tracked(str):
         return self._changed(super().capitalize())
 
     def _part(self, start: int, text: str) -> Tracked:
-        """`text`, which is what this string holds from `start` on, with its trust."""
+        """`text`, which is what this string holds from `start` on, with its trust and its marks."""
         stop = start + len(text)
-        clipped = ((max(a, start), min(b, stop)) for a, b in self._ranges)
-        return Tracked(text, ((a - start, b - start) for a, b in clipped if a < b))
+        return Tracked(text, _clipped(self._ranges, start, stop), _clipped(self._marked, start, stop))
 
     def _changed(self, text: str) -> str:
         """`text`, made of this string alone: trusted if all of this string is."""
@@ -86,6 +92,17 @@ class Tracked(str):
 def trusted(text: str) -> Tracked:
     """`text`, trusted from end to end."""
     return Tracked(text, ((0, len(text)),) if text else ())
+
+
+def marked(text: str) -> Tracked:
+    """`text`, marked from end to end, its trust kept."""
+    ranges = text._ranges if isinstance(text, Tracked) else ()
+    return Tracked(text, ranges, ((0, len(text)),) if text else ())
+
+
+def marks(text: str) -> Ranges:
+    """Which ranges of characters of `text` are marked. What is marked in pieces that touch is one range."""
+    return text._marked if isinstance(text, Tracked) else ()
 
 
 def spans(text: str) -> list[tuple[str, bool]]:
@@ -100,16 +117,30 @@ def spans(text: str) -> list[tuple[str, bool]]:
 
 
 def concat(pieces: Iterable[str]) -> Tracked:
-    """The pieces joined, each with its trust."""
+    """The pieces joined, each with its trust and its marks."""
     texts: list[str] = []
     ranges: list[tuple[int, int]] = []
+    marked: list[tuple[int, int]] = []
     length = 0
     for piece in pieces:
-        for start, stop in piece._ranges if isinstance(piece, Tracked) else ():
-            if ranges and ranges[-1][1] == length + start:
-                ranges[-1] = (ranges[-1][0], length + stop)
-            else:
-                ranges.append((length + start, length + stop))
+        if isinstance(piece, Tracked):
+            _extend(ranges, piece._ranges, length)
+            _extend(marked, piece._marked, length)
         texts.append(piece)
         length += len(piece)
-    return Tracked("".join(texts), ranges)
+    return Tracked("".join(texts), tuple(ranges), tuple(marked))
+
+
+def _extend(ranges: list[tuple[int, int]], more: Ranges, by: int) -> None:
+    """Appends ranges, moved up; the first may touch the last that is there."""
+    for start, stop in more:
+        if ranges and ranges[-1][1] == by + start:
+            ranges[-1] = (ranges[-1][0], by + stop)
+        else:
+            ranges.append((by + start, by + stop))
+
+
+def _clipped(ranges: Ranges, start: int, stop: int) -> Ranges:
+    """What of the ranges lies between `start` and `stop`, counted from `start`."""
+    clipped = ((max(a, start), min(b, stop)) for a, b in ranges)
+    return tuple((a - start, b - start) for a, b in clipped if a < b)
