@@ -13,18 +13,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from llmcore import _core
-from llmcore.files import written_whole
+from llmcore.npy import npy_written
 from llmcore.progress import byte_bar
 
-__all__ = ["Documents", "encode_file"]
+__all__ = ["Documents", "Encoder", "encode_file", "smallest_dtype"]
 
 Documents: TypeAlias = Literal["file", "lines", "jsonl"]
 
 _PART = 1 << 22
 """Bytes that are read and encoded together: enough for all threads."""
-
-_HEADER = 128
-"""Bytes of the header of an .npy file, which is written last, when the number of ids is known."""
 
 _Ids: TypeAlias = NDArray[np.unsignedinteger[Any]]
 
@@ -50,30 +47,18 @@ def encode_file(
     if separator is not None and not 0 <= separator < tokenizer.vocab_size:
         expected = f"an id from 0 to {tokenizer.vocab_size - 1}, or None"
         raise ValueError(f"separator: found {separator}, expected {expected}")
-    encoder = _Encoder(tokenizer, separator, add_special_tokens, allowed_special)
+    encoder = Encoder(tokenizer, separator, add_special_tokens, allowed_special)
     bar = byte_bar(f"Encoding {path.name}", path.stat().st_size, progress and sys.stderr.isatty())
-    with path.open("rb") as file, bar as report, written_whole(out) as sink:
-        if documents == "file":
-            parts = encoder.document(file)
-        elif documents == "lines":
-            parts = (encoder.documents([line for line in lines if line]) for lines in _lines(file))
-        elif documents == "jsonl":
-            parts = (encoder.documents(texts) for texts in _texts(path, _lines(file)))
-        else:
-            raise ValueError(f'documents: found {documents!r}, expected "file", "lines" or "jsonl"')
-        sink.write(bytes(_HEADER))
-        for part in parts:
-            sink.write(part.astype(kind, copy=False).data)
+    with path.open("rb") as file, bar as report, npy_written(out, kind) as sink:
+        for part in encoder.file(path, file, documents):
+            sink.write(part)
             report(file.tell())
-        length = (sink.tell() - _HEADER) // kind.itemsize
-        sink.seek(0)
-        sink.write(_header(kind, length))
     ids: _Ids = np.load(out, mmap_mode="r")
     return ids
 
 
-class _Encoder:
-    """The ids of documents, with what stands around and after each."""
+class Encoder:
+    """The ids of documents, with what stands around and after each; see `Tokenizer.encode_file`."""
 
     def __init__(
         self,
@@ -88,6 +73,17 @@ class _Encoder:
         self.allowed = allowed_special
         if not (allowed_special is None or isinstance(allowed_special, str)):
             self.allowed = list(allowed_special)  # every call reads it
+
+    def file(self, path: Path, file: BinaryIO, documents: Documents, field: str = "text") -> Iterator[_Ids]:
+        """The ids of the documents of a file, part by part. `field`: the key of a document in an object of
+        JSON; `path` serves the errors."""
+        if documents == "file":
+            return self.document(file)
+        if documents == "lines":
+            return (self.documents([line for line in lines if line]) for lines in _lines(file))
+        if documents == "jsonl":
+            return (self.documents(texts) for texts in _texts(path, _lines(file), field))
+        raise ValueError(f'documents: found {documents!r}, expected "file", "lines" or "jsonl"')
 
     def documents(self, texts: list[bytes] | list[str]) -> _Ids:
         """The ids of whole documents."""
@@ -122,46 +118,45 @@ def _lines(file: BinaryIO) -> Iterator[list[bytes]]:
     yield [unread]
 
 
-def _texts(path: Path, batches: Iterator[list[bytes]]) -> Iterator[list[str]]:
+def _texts(path: Path, batches: Iterator[list[bytes]], field: str) -> Iterator[list[str]]:
     """The texts of lines of JSON."""
     done = 0
     for lines in batches:
+        # Rust reads what it is sure of, and only of one field.
+        read = _core.json_texts(lines) if field == "text" else [None] * len(lines)
         texts = []
-        for i, (line, text) in enumerate(zip(lines, _core.json_texts(lines), strict=True)):
+        for i, (line, text) in enumerate(zip(lines, read, strict=True)):
             if text is not None:
                 texts.append(text)
             elif line.strip():
-                texts.append(_text(path, done + i + 1, line))
+                texts.append(_text(path, done + i + 1, line, field))
         done += len(lines)
         yield texts
 
 
-def _text(path: Path, number: int, line: bytes) -> str:
-    expected = 'an object with a string "text"'
+def _text(path: Path, number: int, line: bytes, field: str) -> str:
+    expected = f'an object with a string "{field}"'
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: line {number}: found {error}, expected {expected}") from None
-    text = value.get("text") if isinstance(value, dict) else None
+    text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"{path}: line {number}: found {value!r:.80}, expected {expected}")
     return text
 
 
+def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smaller of uint16 and uint32 that holds every id, in one order of bytes on every machine."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
 def _dtype(vocab_size: int, dtype: DTypeLike | None) -> np.dtype[Any]:
-    """uint16 or uint32 in the order of bytes of .npy files on every machine."""
-    fits = vocab_size <= 1 << 16
+    smallest = smallest_dtype(vocab_size)
     if dtype is None:
-        return np.dtype("<u2" if fits else "<u4")
+        return smallest
     kind = np.dtype(dtype).newbyteorder("<")
-    if kind == np.dtype("<u4") or (kind == np.dtype("<u2") and fits):
+    if kind in (smallest, np.dtype("<u4")):
         return kind
-    expected = "uint16 or uint32" if fits else f"uint32, for {vocab_size} ids"
+    expected = "uint16 or uint32" if smallest.itemsize == 2 else f"uint32, for {vocab_size} ids"
     raise ValueError(f"dtype: found {np.dtype(dtype)}, expected {expected}")
-
-
-def _header(kind: np.dtype[Any], length: int) -> bytes:
-    """The header of an .npy file, version 1.0 (`numpy.lib.format`)."""
-    start = b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little")
-    fields = f"{{'descr': '{kind.str}', 'fortran_order': False, 'shape': ({length},), }}"
-    return start + fields.encode().ljust(_HEADER - len(start) - 1) + b"\n"
