@@ -2,12 +2,16 @@
 
 use crate::blocks::builder::{Builder, RopeId};
 use crate::blocks::linear::Linear;
-use crate::blocks::pass::{Pass, Rows, Segment};
+use crate::blocks::pass::{Memory, Pass, Rows, Segment};
 use crate::blocks::spec::AttentionSpec;
 use crate::cache::{KvPool, KvShape};
 use crate::error::{Result, room};
-use crate::kernels::attention::{HeadRows, Heads, Item, KvView, attend, attention_probs};
-use crate::kernels::rope;
+use crate::interrupt;
+use crate::kernels::attention::{
+    HeadRows, HeadRowsMut, Heads, Item, KvView, Mask, Span, attend, attend_backward, attend_rows,
+    attention_probs,
+};
+use crate::kernels::{rope, rope_backward};
 use crate::sites::{Captured, SiteId};
 
 /// `softmax(q kᵀ · scale) v`, then a projection (Vaswani et al. 2017); query heads share the heads of keys
@@ -99,8 +103,11 @@ impl Attention {
     }
 
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
+        if let Memory::Tape(_) = pass.memory {
+            return self.forward_taped(pass, x);
+        }
         let (inner, kv_inner) = (self.qkv.start(1), self.qkv.start(2) - self.qkv.start(1));
-        let every: Vec<u32> = (0..x.rows as u32).collect();
+        let every = all_rows(x);
         let context = if self.narrows && pass.may_narrow() {
             let mut kv = self.qkv.forward_outputs(pass, x, 1..3);
             self.turn(pass, &mut kv, 0, self.heads.kv_heads, &every);
@@ -142,13 +149,79 @@ impl Attention {
         rope(&mut x.values, x.width, start, heads, head_dim, rotated, &turns.cos, &turns.sin, rows);
     }
 
+    /// As [`Attention::forward`], with the same bits, over whole sequences without a cache.
+    fn forward_taped(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
+        let mut qkv = self.qkv.forward(pass, x);
+        interrupt::check()?;
+        self.turn(pass, &mut qkv, 0, self.heads.heads, &all_rows(x));
+        self.turn(pass, &mut qkv, self.qkv.start(1), self.heads.kv_heads, &all_rows(x));
+        let mut context = pass.take(x.rows, self.heads.heads * self.heads.head_dim);
+        let mut log_sums = pass.take(x.rows, self.heads.heads);
+        let [q, k, v] = self.head_rows(&qkv);
+        let spans = spans(&pass.segments);
+        attend_rows(self.heads, self.mask(), &spans, q, k, v, &mut context.values, &mut log_sums.values);
+        let y = self.output.forward(pass, &context);
+        for kept in [qkv, context, log_sums] {
+            pass.keep(kept);
+        }
+        Ok(y)
+    }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+        let (log_sums, context, qkv) = (pass.recall(), pass.recall(), pass.recall());
+        let dcontext = self.output.backward(pass, &context, dy);
+        interrupt::check()?;
+        let mut dqkv = pass.take(qkv.rows, qkv.width);
+        let [inner, k_end, v_end] = [1, 2, 3].map(|index| self.qkv.start(index));
+        attend_backward(
+            self.heads,
+            self.mask(),
+            &spans(&pass.segments),
+            self.head_rows(&qkv),
+            &context.values,
+            &log_sums.values,
+            &dcontext.values,
+            HeadRowsMut::columns(&mut dqkv.values, qkv.width, [inner, k_end - inner, v_end - k_end]),
+        );
+        for done in [log_sums, context, qkv, dcontext] {
+            pass.give(done);
+        }
+        self.turn_back(pass, &mut dqkv, 0, self.heads.heads);
+        self.turn_back(pass, &mut dqkv, inner, self.heads.kv_heads);
+        let dx = self.qkv.backward(pass, x, &dqkv);
+        pass.give(dqkv);
+        Ok(dx)
+    }
+
+    /// The queries, keys and values that lie side by side.
+    fn head_rows<'a>(&self, qkv: &'a Rows) -> [HeadRows<'a>; 3] {
+        [0, 1, 2].map(|index| HeadRows {
+            data: &qkv.values,
+            stride: qkv.width,
+            offset: self.qkv.start(index),
+        })
+    }
+
+    fn mask(&self) -> Mask {
+        Mask { causal: self.causal, window: None }
+    }
+
+    /// The gradient at what [`Attention::turn`] turned, of all rows.
+    fn turn_back(&self, pass: &Pass<'_>, dx: &mut Rows, start: usize, heads: usize) {
+        let Some((id, rotated)) = self.rope else { return };
+        let turns = pass.turns(id);
+        let (head_dim, rows) = (self.heads.head_dim, all_rows(dx));
+        rope_backward(&mut dx.values, dx.width, start, heads, head_dim, rotated, &turns.cos, &turns.sin, &rows);
+    }
+
     /// Writes the keys, which begin at column `start`, and the values after them into the cache.
     fn store(&self, pass: &mut Pass<'_>, x: &Rows, start: usize) {
+        let Memory::Cache(cache) = &mut pass.memory else { unreachable!("a tape has no cache") };
         let width = self.heads.kv_heads * self.heads.head_dim;
         for segment in &pass.segments {
             for (position, row) in (segment.first_position..).zip(segment.rows.clone()) {
                 let (keys, values) = x.row(row)[start..].split_at(width);
-                pass.cache.write(segment.seq, self.layer, position, keys, &values[..width]);
+                cache.write(segment.seq, self.layer, position, keys, &values[..width]);
             }
         }
     }
@@ -158,8 +231,8 @@ impl Attention {
         let mut context = pass.take(q.rows, self.heads.heads * self.heads.head_dim);
         let queries = HeadRows { data: &q.values, stride: q.width, offset: 0 };
         let captured = {
-            let slices: Vec<HeadSlices<'_>> =
-                pass.segments.iter().map(|s| self.slices(pass.cache, s)).collect();
+            let Memory::Cache(cache) = &pass.memory else { unreachable!("a tape has no cache") };
+            let slices: Vec<HeadSlices<'_>> = pass.segments.iter().map(|s| self.slices(cache, s)).collect();
             let views: Vec<Vec<KvView<'_>>> = slices.iter().map(HeadSlices::views).collect();
             let items: Vec<Item<'_>> =
                 pass.segments.iter().zip(&views).map(|(segment, kv)| self.item(segment, kv)).collect();
@@ -218,6 +291,15 @@ impl Attention {
         }
         Ok(captured)
     }
+}
+
+fn all_rows(x: &Rows) -> Vec<u32> {
+    (0..x.rows as u32).collect()
+}
+
+/// Every sequence sees itself.
+fn spans(segments: &[Segment]) -> Vec<Span> {
+    segments.iter().map(|s| Span { queries: s.rows.clone(), keys: s.rows.clone() }).collect()
 }
 
 /// The blocks of one sequence and layer, by head.

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 
 use crate::blocks::spec::{RopeSpec, Spec};
+use crate::blocks::tape::DropoutId;
 use crate::cache::KvShape;
 use crate::error::{Error, Result};
 use crate::parameters::{Layout, MatrixId, TableId, VectorId};
@@ -25,6 +26,7 @@ pub struct Builder {
     pub sites: Sites,
     pub kv: Vec<KvShape>,
     pub ropes: Vec<RopeSpec>,
+    dropouts: u32,
     scope: Vec<String>,
     taken: HashSet<String>,
 }
@@ -66,6 +68,12 @@ impl Builder {
 
     pub fn site(&mut self, leaf: &str) -> SiteId {
         self.sites.add(self.path(leaf))
+    }
+
+    /// The next place where activations are dropped.
+    pub fn dropout(&mut self) -> DropoutId {
+        self.dropouts += 1;
+        DropoutId(self.dropouts - 1)
     }
 
     pub fn vector(&mut self, leaf: &str, len: usize) -> VectorId {

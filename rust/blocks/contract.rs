@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Block;
 use super::builder::Builder;
-use super::pass::{Pass, Rows, Scratch, Segment};
+use super::pass::{Memory, Pass, Rows, Scratch, Segment};
 use super::spec::Spec;
 use crate::cache::KvPool;
 use crate::error::Result;
@@ -131,7 +131,7 @@ impl Compiled {
             };
             let mut pass = Pass::new(
                 &self.parameters,
-                &mut cache,
+                Memory::Cache(&mut cache),
                 segments.clone(),
                 (0..rows).collect(),
                 &self.builder.ropes,
@@ -227,8 +227,9 @@ fn a_narrowed_attention_gives_the_bits_of_all_rows() {
             cache.reserve(seqs[1], 10).unwrap();
             let mut scratch = Scratch::default();
             let ropes = &compiled.builder.ropes;
+            let memory = Memory::Cache(&mut cache);
             let mut pass =
-                Pass::new(&compiled.parameters, &mut cache, segments, wanted, ropes, None, &mut scratch);
+                Pass::new(&compiled.parameters, memory, segments, wanted, ropes, None, &mut scratch);
             compiled.block.forward(&mut pass, &x).unwrap()
         };
         let all = run((0..90).collect());

@@ -3,6 +3,7 @@
 use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
 use crate::blocks::spec::EmbedSpec;
+use crate::blocks::tape::DropoutId;
 use crate::error::Result;
 use crate::parameters::{MatrixId, TableId};
 use crate::sites::SiteId;
@@ -11,6 +12,7 @@ pub struct Embed {
     tokens: Tokens,
     positions: Option<TableId>,
     width: usize,
+    dropout: DropoutId,
     output: SiteId,
 }
 
@@ -33,7 +35,7 @@ impl Embed {
             Some(count) => Some(builder.table("positions", builder.size("positions", count)?, width)),
             None => None,
         };
-        Ok(Embed { tokens, positions, width, output: builder.site("") })
+        Ok(Embed { tokens, positions, width, dropout: builder.dropout(), output: builder.site("") })
     }
 
     /// The matrix that a tied head shares.
@@ -59,7 +61,23 @@ impl Embed {
                 row.iter_mut().zip(embedding).for_each(|(x, e)| *x += e);
             }
         }
+        pass.drop_out(self.dropout, &mut x);
         pass.site(self.output, &x)?;
         Ok(x)
+    }
+
+    /// Takes the gradient at what [`Embed::forward`] gave.
+    pub fn backward(&self, pass: &mut Pass<'_>, tokens: &[u32], mut dx: Rows) {
+        pass.drop_out(self.dropout, &mut dx);
+        let positions: Vec<u32> = pass.positions().map(|position| position as u32).collect();
+        let sink = pass.sink();
+        match self.tokens {
+            Tokens::Table(table) => sink.scatter(table, tokens, &dx.values),
+            Tokens::Matrix(matrix) => sink.scatter_to_matrix(matrix, tokens, &dx.values),
+        }
+        if let Some(table) = self.positions {
+            sink.scatter(table, &positions, &dx.values);
+        }
+        pass.give(dx);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
 use crate::error::Result;
-use crate::kernels::{Matrix, MatrixMut, Precision, gemm};
+use crate::kernels::{MatrixMut, gemm};
 use crate::parameters::{MatrixId, VectorId};
 use crate::simd::LANES;
 
@@ -64,11 +64,25 @@ impl Linear {
     pub fn forward_outputs(&self, pass: &mut Pass<'_>, x: &Rows, outputs: Range<usize>) -> Rows {
         let columns = self.starts[outputs.start]..self.starts[outputs.end];
         let mut y = pass.take(x.rows, columns.len());
-        let weight = pass.params.matrix(self.weight).outputs(columns.clone());
+        let weight = pass.params.matrix(self.weight).row_range(columns.clone());
         let bias = self.bias.map(|bias| &pass.params.vector(bias)[columns.clone()]);
-        let input = Matrix::new(&x.values, x.rows, x.width);
         let output = MatrixMut::new(&mut y.values, x.rows, columns.len());
-        gemm(input, &weight, bias, output, Precision::Float32);
+        gemm(x.matrix(), weight, bias, output, pass.precision);
         y
+    }
+
+    /// `x [rows, inputs]` and the gradient at all outputs, `dy [rows, outputs]`, to that at the input,
+    /// `[rows, inputs]`.
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Rows {
+        let sink = pass.sink();
+        sink.outer(self.weight, x.matrix(), dy.matrix());
+        if let Some(bias) = self.bias {
+            sink.row_sum(bias, &dy.values);
+        }
+        let mut dx = pass.take(x.rows, x.width);
+        let weight = pass.params.strided(self.weight).transposed();
+        let output = MatrixMut::new(&mut dx.values, x.rows, x.width);
+        gemm(dy.matrix(), weight, None, output, pass.precision);
+        dx
     }
 }

@@ -4,7 +4,8 @@ use crate::blocks::builder::Builder;
 use crate::blocks::linear::Linear;
 use crate::blocks::pass::{Pass, Rows};
 use crate::error::Result;
-use crate::kernels::activation::{Activation, apply, gate};
+use crate::interrupt;
+use crate::kernels::activation::{Activation, apply, apply_backward, gate, gate_backward};
 use crate::sites::SiteId;
 
 /// `act(x upᵀ) downᵀ`.
@@ -34,13 +35,40 @@ impl Mlp {
     }
 
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
-        let mut hidden = self.up.forward(pass, x);
-        apply(self.act, &mut hidden.values);
+        let raised = self.up.forward(pass, x);
+        let hidden = self.activate(pass, raised);
         pass.site(self.hidden, &hidden)?;
         let y = self.down.forward(pass, &hidden);
         pass.give(hidden);
         pass.site(self.output, &y)?;
         Ok(y)
+    }
+
+    /// Keeps what was raised, if that is asked for; what is activated is cheap to compute again.
+    fn activate(&self, pass: &mut Pass<'_>, raised: Rows) -> Rows {
+        let mut hidden = if pass.keeps() {
+            let hidden = pass.copy(&raised);
+            pass.keep(raised);
+            hidden
+        } else {
+            raised
+        };
+        apply(self.act, &mut hidden.values);
+        hidden
+    }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+        let raised = pass.recall();
+        let mut hidden = pass.copy(&raised);
+        apply(self.act, &mut hidden.values);
+        let mut draised = self.down.backward(pass, &hidden, dy);
+        pass.give(hidden);
+        interrupt::check()?;
+        apply_backward(self.act, &raised.values, &mut draised.values);
+        pass.give(raised);
+        let dx = self.up.backward(pass, x, &draised);
+        pass.give(draised);
+        Ok(dx)
     }
 }
 
@@ -76,11 +104,27 @@ impl GatedMlp {
         let gate_up = self.gate_up.forward(pass, x);
         let mut hidden = pass.take(x.rows, self.width);
         gate(self.act, &gate_up.values, self.width, &mut hidden.values);
-        pass.give(gate_up);
+        pass.keep(gate_up);
         pass.site(self.hidden, &hidden)?;
         let y = self.down.forward(pass, &hidden);
         pass.give(hidden);
         pass.site(self.output, &y)?;
         Ok(y)
+    }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+        let gate_up = pass.recall();
+        let mut hidden = pass.take(x.rows, self.width);
+        gate(self.act, &gate_up.values, self.width, &mut hidden.values);
+        let dhidden = self.down.backward(pass, &hidden, dy);
+        pass.give(hidden);
+        interrupt::check()?;
+        let mut dgate_up = pass.take(gate_up.rows, gate_up.width);
+        gate_backward(self.act, &gate_up.values, self.width, &dhidden.values, &mut dgate_up.values);
+        pass.give(gate_up);
+        pass.give(dhidden);
+        let dx = self.gate_up.backward(pass, x, &dgate_up);
+        pass.give(dgate_up);
+        Ok(dx)
     }
 }

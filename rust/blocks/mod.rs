@@ -14,6 +14,7 @@ pub mod pass;
 pub mod repeat;
 pub mod residual;
 pub mod spec;
+pub mod tape;
 
 use crate::error::{Error, Result};
 #[cfg(test)]
@@ -48,7 +49,8 @@ impl Block {
         builder.within(spec, |b| match spec {
             Spec::Serial { blocks, .. } => Ok(Block::Serial(Self::compile_all(blocks, width, b)?)),
             Spec::Residual { blocks, .. } => {
-                Ok(Block::Residual(Residual { blocks: Self::compile_all(blocks, width, b)? }))
+                let blocks = Self::compile_all(blocks, width, b)?;
+                Ok(Block::Residual(Residual { blocks, dropout: b.dropout() }))
             }
             Spec::Repeat { block, count, .. } => Ok(Block::Repeat(Repeat::compile(block, *count, width, b)?)),
             Spec::LayerNorm { eps, bias, .. } => {
@@ -88,11 +90,27 @@ impl Block {
         }
     }
 
+    /// Takes the input of [`Block::forward`] and the gradient at its output, `[rows, width]` each, to the gradient
+    /// at its input, and adds those of its parameters to the pass's sink. Blocks go backward in the reverse order
+    /// of their forward passes; the pass has not narrowed.
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+        match self {
+            Block::Serial(blocks) => backward_all(blocks, pass, x, dy),
+            Block::Residual(block) => block.backward(pass, x, dy),
+            Block::Repeat(block) => block.backward(pass, x, dy),
+            Block::LayerNorm(block) => Ok(block.backward(pass, x, dy)),
+            Block::RmsNorm(block) => Ok(block.backward(pass, x, dy)),
+            Block::Attention(block) => block.backward(pass, x, dy),
+            Block::Mlp(block) => block.backward(pass, x, dy),
+            Block::GatedMlp(block) => block.backward(pass, x, dy),
+        }
+    }
+
     /// The attention that runs last, where a pass may narrow.
     pub fn last_attention(&mut self) -> Option<&mut Attention> {
         match self {
             Block::Attention(block) => Some(block),
-            Block::Serial(blocks) | Block::Residual(Residual { blocks }) => {
+            Block::Serial(blocks) | Block::Residual(Residual { blocks, .. }) => {
                 blocks.iter_mut().rev().find_map(Block::last_attention)
             }
             Block::Repeat(repeat) => {
@@ -109,8 +127,21 @@ fn forward_all(blocks: &[Block], pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> 
     for block in blocks {
         let next = block.forward(pass, latest.as_ref().unwrap_or(x))?;
         if let Some(done) = latest.replace(next) {
-            pass.give(done);
+            pass.keep(done);
         }
     }
     Ok(latest.unwrap_or_else(|| pass.copy(x)))
+}
+
+/// The reverse: every block but the first finds its input where [`forward_all`] kept it.
+fn backward_all(blocks: &[Block], pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+    let mut latest: Option<Rows> = None;
+    for (index, block) in blocks.iter().enumerate().rev() {
+        let kept = (index > 0).then(|| pass.recall());
+        let next = block.backward(pass, kept.as_ref().unwrap_or(x), latest.as_ref().unwrap_or(dy))?;
+        for done in kept.into_iter().chain(latest.replace(next)) {
+            pass.give(done);
+        }
+    }
+    Ok(latest.unwrap_or_else(|| pass.copy(dy)))
 }

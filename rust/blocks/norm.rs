@@ -3,7 +3,7 @@
 use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
 use crate::error::Result;
-use crate::kernels::{layer_norm, rms_norm};
+use crate::kernels::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 use crate::parameters::VectorId;
 use crate::sites::SiteId;
 
@@ -32,6 +32,15 @@ impl LayerNorm {
         pass.site(self.output, &y)?;
         Ok(y)
     }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Rows {
+        let mut dx = pass.take(x.rows, x.width);
+        let weight = pass.params.vector(self.weight);
+        let [dweight, dbias] = pass.sink().vectors([Some(self.weight), self.bias]);
+        let (x, width, dy) = (&x.values, x.width, &dy.values);
+        layer_norm_backward(x, width, weight, self.eps, dy, &mut dx.values, dweight, dbias);
+        dx
+    }
 }
 
 /// `x / sqrt(mean(x²) + eps) * weight` (Zhang and Sennrich 2019).
@@ -51,5 +60,13 @@ impl RmsNorm {
         rms_norm(&x.values, x.width, pass.params.vector(self.weight), self.eps, &mut y.values);
         pass.site(self.output, &y)?;
         Ok(y)
+    }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Rows {
+        let mut dx = pass.take(x.rows, x.width);
+        let weight = pass.params.vector(self.weight);
+        let [dweight, _] = pass.sink().vectors([Some(self.weight), None]);
+        rms_norm_backward(&x.values, x.width, weight, self.eps, &dy.values, &mut dx.values, dweight);
+        dx
     }
 }

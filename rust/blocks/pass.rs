@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use crate::blocks::builder::RopeId;
 use crate::blocks::spec::RopeSpec;
+use crate::blocks::tape::{DropoutId, Tape};
 use crate::cache::KvPool;
 use crate::error::Result;
-use crate::parameters::Parameters;
+use crate::kernels::{Matrix, Precision};
+use crate::memory;
+use crate::parameters::{Parameters, Sink};
 use crate::sites::{Hook, SiteId};
 use crate::step::SeqId;
 
@@ -20,6 +23,14 @@ pub struct Rows {
 impl Rows {
     pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.width..][..self.width]
+    }
+
+    pub fn row_mut(&mut self, index: usize) -> &mut [f32] {
+        &mut self.values[index * self.width..][..self.width]
+    }
+
+    pub fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(&self.values, self.rows, self.width)
     }
 }
 
@@ -58,12 +69,52 @@ impl Turns {
 #[derive(Default)]
 pub struct Scratch {
     free: Vec<Vec<f32>>,
+    /// Buffers that the pass has taken and not given back, and the most that were at any time.
+    out: usize,
+    most_out: usize,
+}
+
+impl Scratch {
+    /// A buffer of `len` floats: the smallest that has the room and not more than twice as much.
+    fn take(&mut self, len: usize) -> Vec<f32> {
+        self.out += 1;
+        self.most_out = self.most_out.max(self.out);
+        let fits = |buffer: &Vec<f32>| (len..=2 * len).contains(&buffer.capacity());
+        let fitting = (0..self.free.len()).filter(|&i| fits(&self.free[i]));
+        match fitting.min_by_key(|&i| self.free[i].capacity()) {
+            Some(index) => {
+                let mut buffer = self.free.swap_remove(index);
+                buffer.resize(len, 0.0);
+                buffer
+            }
+            None => memory::filled(0.0, len),
+        }
+    }
+
+    /// Passes of other sizes leave buffers that nothing asks for again: no more are kept than were ever in use.
+    fn give(&mut self, buffer: Vec<f32>) {
+        self.out = self.out.saturating_sub(1);
+        if self.free.len() + self.out >= self.most_out && !self.free.is_empty() {
+            self.free.remove(0);
+        }
+        self.free.push(buffer);
+    }
+}
+
+/// What outlives a pass over its rows.
+pub enum Memory<'a> {
+    /// Keys and values, to infer.
+    Cache(&'a mut KvPool),
+    /// Activations, to train: every sequence is there from its beginning.
+    Tape(Tape<'a>),
 }
 
 /// One pass over the rows of a batch. Padding never exists: sequences lie one after the other.
 pub struct Pass<'a> {
     pub params: &'a Parameters,
-    pub cache: &'a mut KvPool,
+    pub memory: Memory<'a>,
+    /// What the factors of products with weights are rounded to.
+    pub precision: Precision,
     /// The sequences of the rows, in order; after narrowing, of the rows that are left.
     pub segments: Vec<Segment>,
     turns: Vec<Turns>,
@@ -77,7 +128,7 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     pub fn new(
         params: &'a Parameters,
-        cache: &'a mut KvPool,
+        memory: Memory<'a>,
         segments: Vec<Segment>,
         wanted: Vec<usize>,
         ropes: &[RopeSpec],
@@ -85,7 +136,72 @@ impl<'a> Pass<'a> {
         scratch: &'a mut Scratch,
     ) -> Self {
         let turns = ropes.iter().map(|rope| Turns::new(rope, positions(&segments))).collect();
-        Pass { params, cache, segments, turns, wanted, narrowed: false, hook, scratch }
+        scratch.out = 0;
+        let precision = Precision::Float32;
+        Pass { params, memory, precision, segments, turns, wanted, narrowed: false, hook, scratch }
+    }
+
+    /// The tape of a pass that trains.
+    pub fn tape(&mut self) -> Option<&mut Tape<'a>> {
+        match &mut self.memory {
+            Memory::Tape(tape) => Some(tape),
+            Memory::Cache(_) => None,
+        }
+    }
+
+    /// Keeps what the backward pass needs, if there will be one.
+    pub fn keep(&mut self, x: Rows) {
+        let left = match self.tape() {
+            Some(tape) => tape.push(x),
+            None => Some(x),
+        };
+        if let Some(x) = left {
+            self.give(x);
+        }
+    }
+
+    /// Whether [`Pass::keep`] keeps.
+    pub fn keeps(&self) -> bool {
+        matches!(&self.memory, Memory::Tape(tape) if tape.keeps())
+    }
+
+    /// Whether only the inputs of layers are kept.
+    pub fn checkpoints(&mut self) -> bool {
+        self.tape().is_some_and(|tape| tape.checkpointing)
+    }
+
+    /// Runs a layer; where only the inputs of layers are kept, it keeps nothing.
+    pub fn once<R>(&mut self, layer: impl FnOnce(&mut Self) -> R) -> R {
+        if !self.checkpoints() {
+            return layer(self);
+        }
+        let mut pause = |paused| self.tape().map(|tape| tape.pause(paused));
+        pause(true);
+        let result = layer(self);
+        self.tape().map(|tape| tape.pause(false));
+        result
+    }
+
+    /// What was kept last.
+    pub fn recall(&mut self) -> Rows {
+        self.tape().expect("a backward pass has a tape").pop()
+    }
+
+    /// Where a backward pass puts the gradients of parameters.
+    pub fn sink(&mut self) -> &mut Sink<'a> {
+        self.tape().and_then(|tape| tape.sink.as_mut()).expect("a backward pass has a sink")
+    }
+
+    /// Drops activations, or gradients, while training.
+    pub fn drop_out(&mut self, place: DropoutId, x: &mut Rows) {
+        if let Memory::Tape(Tape { dropout: Some(dropout), .. }) = &self.memory {
+            dropout.apply(place, &self.segments, x);
+        }
+    }
+
+    /// Whether [`Pass::drop_out`] does anything.
+    pub fn drops_out(&self) -> bool {
+        matches!(&self.memory, Memory::Tape(Tape { dropout: Some(_), .. }))
     }
 
     /// The position of every row.
@@ -177,13 +293,7 @@ impl<'a> Pass<'a> {
 
     /// A buffer of `[rows, width]` whose values are yet to be written.
     pub fn take(&mut self, rows: usize, width: usize) -> Rows {
-        let len = rows * width;
-        let fitting = self.scratch.free.iter().position(|free| free.len() == len);
-        let values = match fitting {
-            Some(index) => self.scratch.free.swap_remove(index),
-            None => vec![0.0; len],
-        };
-        Rows { values, rows, width }
+        Rows { values: self.scratch.take(rows * width), rows, width }
     }
 
     pub fn copy(&mut self, x: &Rows) -> Rows {
@@ -194,12 +304,7 @@ impl<'a> Pass<'a> {
 
     /// Gives a buffer back for later use.
     pub fn give(&mut self, x: Rows) {
-        // Passes of other sizes leave buffers that nothing asks for again; a few suffice for one size.
-        const MOST: usize = 16;
-        if self.scratch.free.len() >= MOST {
-            self.scratch.free.remove(0);
-        }
-        self.scratch.free.push(x.values);
+        self.scratch.give(x.values);
     }
 }
 

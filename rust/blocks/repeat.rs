@@ -34,12 +34,30 @@ impl Repeat {
         let mut latest: Option<Rows> = None;
         for layer in &self.copies {
             interrupt::check()?;
-            let next = layer.block.forward(pass, latest.as_ref().unwrap_or(x))?;
+            let next = pass.once(|pass| layer.block.forward(pass, latest.as_ref().unwrap_or(x)))?;
             pass.site(layer.output, &next)?;
             if let Some(done) = latest.replace(next) {
-                pass.give(done);
+                pass.keep(done);
             }
         }
         Ok(latest.unwrap_or_else(|| pass.copy(x)))
+    }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+        let mut latest: Option<Rows> = None;
+        for (index, layer) in self.copies.iter().enumerate().rev() {
+            interrupt::check()?;
+            let kept = (index > 0).then(|| pass.recall());
+            let input = kept.as_ref().unwrap_or(x);
+            if pass.checkpoints() {
+                let again = layer.block.forward(pass, input)?;
+                pass.give(again);
+            }
+            let next = layer.block.backward(pass, input, latest.as_ref().unwrap_or(dy))?;
+            for done in kept.into_iter().chain(latest.replace(next)) {
+                pass.give(done);
+            }
+        }
+        Ok(latest.unwrap_or_else(|| pass.copy(dy)))
     }
 }

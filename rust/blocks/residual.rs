@@ -1,17 +1,21 @@
 //! `x + blocks(x)`.
 
-use super::{Block, forward_all};
+use super::{Block, backward_all, forward_all};
 use crate::blocks::pass::{Pass, Rows};
+use crate::blocks::tape::DropoutId;
 use crate::error::Result;
 
 pub struct Residual {
     pub blocks: Vec<Block>,
+    /// While training, some of what is added is dropped.
+    pub dropout: DropoutId,
 }
 
 impl Residual {
     /// If the blocks narrowed the pass, the sum is of the rows that are left.
     pub fn forward(&self, pass: &mut Pass<'_>, x: &Rows) -> Result<Rows> {
         let mut y = forward_all(&self.blocks, pass, x)?;
+        pass.drop_out(self.dropout, &mut y);
         if y.rows == x.rows {
             add(&mut y.values, &x.values);
         } else {
@@ -20,6 +24,20 @@ impl Residual {
             }
         }
         Ok(y)
+    }
+
+    pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
+        let mut dx = if pass.drops_out() {
+            let mut left = pass.copy(dy);
+            pass.drop_out(self.dropout, &mut left);
+            let dx = backward_all(&self.blocks, pass, x, &left)?;
+            pass.give(left);
+            dx
+        } else {
+            backward_all(&self.blocks, pass, x, dy)?
+        };
+        add(&mut dx.values, &dy.values);
+        Ok(dx)
     }
 }
 

@@ -59,6 +59,13 @@ impl<'a> Matrix<'a> {
         self.transposed().row_range(range).transposed()
     }
 
+    /// Row `i` into `out [columns]`.
+    pub fn row(&self, i: usize, out: &mut [f32]) {
+        assert!(i < self.rows && out.len() == self.columns);
+        let row = self.data[i * self.row_stride..].iter().step_by(self.column_stride);
+        out.iter_mut().zip(row).for_each(|(out, x)| *out = *x);
+    }
+
     pub(super) fn as_ptr(&self) -> *const f32 {
         self.data.as_ptr()
     }

@@ -66,17 +66,17 @@ impl<T: Send> Lendable<T> {
     /// Lends the floats of `piece` of the value, until [`Self::give_back`]: a contiguous array that Python may
     /// write to. It keeps the memory even when the value is gone.
     ///
-    /// Errors: as [`Self::lock`].
+    /// Errors: as [`Self::lock`]; what `piece` finds.
     pub fn lend<'py>(
         &self,
         py: Python<'py>,
         name: &str,
-        piece: impl FnOnce(&mut T) -> &mut Piece + Send,
+        piece: impl FnOnce(&mut T) -> Result<&mut Piece> + Send,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
         let lent = py.detach(|| {
             let mut guard = self.lock(name)?;
             Python::attach(|py| {
-                let piece = piece(&mut guard);
+                let piece = piece(&mut guard)?;
                 let memory = Bound::new(py, Memory { _held: piece.held() })?.into_any();
                 // SAFETY: `memory` keeps the floats, and `lock` lets nobody use them until the array is given
                 // back; then it cannot be written to any more.

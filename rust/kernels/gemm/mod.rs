@@ -46,10 +46,10 @@ impl Precision {
 }
 
 /// The second operand, `[n, k]`.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub enum Factor<'a> {
     Matrix(Matrix<'a>),
-    Panels(&'a Panels),
+    Panels(Panels),
 }
 
 impl<'a> From<Matrix<'a>> for Factor<'a> {
@@ -60,11 +60,27 @@ impl<'a> From<Matrix<'a>> for Factor<'a> {
 
 impl<'a> From<&'a Panels> for Factor<'a> {
     fn from(panels: &'a Panels) -> Self {
-        Factor::Panels(panels)
+        Factor::Panels(panels.clone())
     }
 }
 
 impl Factor<'_> {
+    /// The rows of a range, which in panels begins at a border of them.
+    pub fn row_range(&self, rows: Range<usize>) -> Self {
+        match self {
+            Factor::Matrix(matrix) => Factor::Matrix(matrix.row_range(rows)),
+            Factor::Panels(panels) => Factor::Panels(panels.outputs(rows)),
+        }
+    }
+
+    /// Row `i` into `out [k]`.
+    pub fn row(&self, i: usize, out: &mut [f32]) {
+        match self {
+            Factor::Matrix(matrix) => matrix.row(i, out),
+            Factor::Panels(panels) => panels.row(i, out),
+        }
+    }
+
     /// `[n, k]`.
     fn shape(&self) -> (usize, usize) {
         match self {
@@ -85,12 +101,12 @@ pub fn gemm<'a>(
     c: MatrixMut<'_>,
     precision: Precision,
 ) {
-    multiply(a, b.into(), bias, false, c, precision);
+    multiply(a, &b.into(), bias, false, c, precision);
 }
 
 /// `a [rows, k]`, `b [n, k]`, `c [rows, n]`: c += a · bᵀ, each chain going on from what c holds.
 pub fn gemm_add<'a>(a: Matrix<'_>, b: impl Into<Factor<'a>>, c: MatrixMut<'_>, precision: Precision) {
-    multiply(a, b.into(), None, true, c, precision);
+    multiply(a, &b.into(), None, true, c, precision);
 }
 
 /// Panels of one chunk.
@@ -135,7 +151,7 @@ fn blocks(len: usize, most: usize, unit: usize) -> impl Iterator<Item = Range<us
 
 fn multiply(
     a: Matrix<'_>,
-    b: Factor<'_>,
+    b: &Factor<'_>,
     bias: Option<&[f32]>,
     add: bool,
     mut c: MatrixMut<'_>,
@@ -279,7 +295,7 @@ struct Block<'a> {
     packed: SendPtr<f32>,
     rows: usize,
     ks: Range<usize>,
-    b: Factor<'a>,
+    b: &'a Factor<'a>,
     bias: SendPtr<f32>,
     /// The first of the rows.
     c: SendPtr<f32>,

@@ -72,7 +72,7 @@ fn an_element_is_one_chain_whatever_surrounds_it() {
             for (name, w, strides) in &factors {
                 let b = match strides {
                     Some([row, column]) => Factor::Matrix(Matrix::strided(w, n, k, *row, *column)),
-                    None => Factor::Panels(&packed),
+                    None => Factor::from(&packed),
                 };
                 let what = format!("{m} {n} {k} a {row},{column} b {name}");
                 let mut out = vec![f32::NAN; m * n];
@@ -117,7 +117,7 @@ fn bfloat16_rounds_both_factors_and_adds_pairs() {
         let packed = panels(&w, n, k);
         for (a, [row, column]) in stored(&a, m, k) {
             let a = Matrix::strided(&a, m, k, row, column);
-            for b in [Factor::Panels(&packed), Factor::Matrix(Matrix::new(&w, n, k))] {
+            for b in [Factor::from(&packed), Factor::Matrix(Matrix::new(&w, n, k))] {
                 let mut out = vec![f32::NAN; m * n];
                 gemm(a, b, Some(&bias), MatrixMut::new(&mut out, m, n), Precision::Bfloat16);
                 assert_bits(&out, &expected, &format!("{m} {n} {k} a {row},{column}"));

@@ -1,18 +1,23 @@
 //! A compiled model with its parameters, and the sequences that it keeps keys and values for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::blocks::builder::Builder;
 use crate::blocks::decoder::Decoder;
-use crate::blocks::pass::{Pass, Scratch, Segment};
+use crate::blocks::pass::{Memory, Pass, Scratch, Segment};
 use crate::blocks::spec::{RopeSpec, Spec};
 use crate::cache::KvPool;
 use crate::error::{Error, Result, room};
 use crate::formats::TensorSource;
-use crate::kernels::log_sum_exp;
+use crate::kernels::{Precision, log_sum_exp};
 use crate::parameters::{Parameters, View};
 use crate::sites::{Hook, Sites};
 use crate::step::{SeqId, Step, Wanted, Work};
+
+mod training;
+
+pub use training::{Arena, Batch, Loss};
+use training::Training;
 
 /// Rows of a pass where the caller did not choose: enough for the products to run at full speed.
 pub const CHUNK: usize = 512;
@@ -26,18 +31,30 @@ pub struct Model {
     max_positions: usize,
     cache: KvPool,
     scratch: Scratch,
+    training: Option<Training>,
+}
+
+/// How a model that trains is loaded.
+pub struct Trainable<'a> {
+    /// Where the tensors that train, and will be saved, have the parameters.
+    pub tensors: &'a HashMap<String, View>,
+    /// Tensors that get no gradients.
+    pub frozen: &'a HashSet<String>,
+    /// What the factors of products are rounded to while training.
+    pub precision: Precision,
 }
 
 impl Model {
     /// Compiles a description (JSON, as `llmcore.blocks.describe` gives) and loads its parameters.
     /// No sequence may be longer than `max_positions`.
     ///
-    /// Errors: a description that is wrong, by path; see also [`Parameters::load`].
+    /// Errors: a description that is wrong, by path; see also [`Parameters::load`] and [`Parameters::load_flat`].
     pub fn load(
         description: &str,
         source: &dyn TensorSource,
         views: &HashMap<String, View>,
         max_positions: usize,
+        trainable: Option<&Trainable<'_>>,
     ) -> Result<Self> {
         let spec: Spec = serde_json::from_str(description)
             .map_err(|error| Error::argument("description", error, "what llmcore.blocks.describe gives"))?;
@@ -47,9 +64,18 @@ impl Model {
         let mut builder = Builder::default();
         let decoder = Decoder::compile(&spec, &mut builder)?;
         let max_positions = decoder.positions.map_or(max_positions, |learned| learned.min(max_positions));
+        let (parameters, training) = match trainable {
+            None => (Parameters::load(builder.layout, source, views)?, None),
+            Some(Trainable { tensors, frozen, precision }) => {
+                let parameters = Parameters::load_flat(builder.layout, source, views, tensors, frozen)?;
+                let training = Training::new(parameters.flat(), *precision)?;
+                (parameters, Some(training))
+            }
+        };
         Ok(Model {
             decoder,
-            parameters: Parameters::load(builder.layout, source, views)?,
+            parameters,
+            training,
             sites: builder.sites,
             ropes: builder.ropes,
             max_positions,
@@ -118,7 +144,7 @@ impl Model {
         }
         let mut pass = Pass::new(
             &self.parameters,
-            &mut self.cache,
+            Memory::Cache(&mut self.cache),
             segments,
             wanted,
             &self.ropes,

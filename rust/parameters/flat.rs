@@ -1,0 +1,231 @@
+//! Parameters to train: the checkpoint's tensors in their own layout, one after the other in one array.
+//!
+//! Gradients and the state of an optimiser are arrays in the same order. Tensors that train come first, so that
+//! those arrays end where the frozen ones begin.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::load::Loader;
+use super::{Layout, MatrixId, ParamId, TableId, VectorId, View};
+use crate::error::{Error, Result};
+use crate::formats::TensorSource;
+use crate::interrupt;
+use crate::kernels::Matrix;
+use crate::weights::Piece;
+
+/// A tensor of the checkpoint.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Its first float.
+    pub start: usize,
+    pub trained: bool,
+}
+
+impl Tensor {
+    fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Where a matrix stands: the weight of output i for input j at `start + i · row_stride + j · column_stride`.
+/// A vector is a matrix of one column.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub start: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub column_stride: usize,
+}
+
+impl Place {
+    fn at(&self, row: usize, column: usize) -> usize {
+        self.start + row * self.row_stride + column * self.column_stride
+    }
+
+    /// Of a vector, or of a matrix whose rows lie one after the other.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.rows * self.columns
+    }
+}
+
+pub struct Flat {
+    pub(super) layout: Layout,
+    tensors: Vec<Tensor>,
+    trained: Piece,
+    frozen: Piece,
+    vectors: Vec<Place>,
+    tables: Vec<Place>,
+    matrices: Vec<Place>,
+}
+
+impl Flat {
+    pub fn load(
+        layout: Layout,
+        source: &dyn TensorSource,
+        views: &HashMap<String, View>,
+        tensors: &HashMap<String, View>,
+        frozen: &HashSet<String>,
+    ) -> Result<Self> {
+        let loader = Loader { layout: &layout, source, views };
+        loader.check()?;
+        let plan = Plan::new(&layout, tensors, frozen)?;
+        let places = |ids: &[Vec<ParamId>]| -> Result<Vec<Place>> {
+            ids.iter().map(|parts| plan.join(&layout, parts)).collect()
+        };
+        let vectors = places(&layout.vectors)?;
+        let matrices = places(&layout.matrices)?;
+        let tables = layout.tables.iter().map(|id| plan.params[id.0 as usize]).collect();
+        let floats = |trained: bool| {
+            let tensors = plan.tensors.iter().filter(|tensor| tensor.trained == trained);
+            Piece::new(tensors.map(Tensor::len).sum(), "the weights")
+        };
+        let (mut trained, mut frozen) = (floats(true)?, floats(false)?);
+        for (id, place) in (0u32..).map(ParamId).zip(&plan.params) {
+            interrupt::check()?;
+            let (values, first) =
+                if place.start < trained.len() { (&mut trained, 0) } else { (&mut frozen, trained.len()) };
+            loader.scatter(id, |row, column, value| values[place.at(row, column) - first] = value)?;
+        }
+        Ok(Flat { tensors: plan.tensors, trained, frozen, vectors, tables, matrices, layout })
+    }
+
+    /// The tensors, in the order of the array.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The tensors that train, one after the other.
+    pub fn trained(&self) -> &[f32] {
+        &self.trained
+    }
+
+    /// As [`Flat::trained`], to change.
+    pub fn trained_mut(&mut self) -> &mut Piece {
+        &mut self.trained
+    }
+
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.trained) + size_of_val(&*self.frozen)
+    }
+
+    /// All floats from one on that train, or that are frozen.
+    fn from(&self, start: usize) -> &[f32] {
+        match start.checked_sub(self.trained.len()) {
+            None => &self.trained[start..],
+            Some(start) => &self.frozen[start..],
+        }
+    }
+
+    /// A tensor's values, in its shape.
+    pub fn tensor(&self, tensor: &Tensor) -> &[f32] {
+        &self.from(tensor.start)[..tensor.len()]
+    }
+
+    pub(super) fn vector(&self, id: VectorId) -> &[f32] {
+        let place = self.vectors[id.0 as usize];
+        &self.from(place.start)[..place.rows]
+    }
+
+    pub(super) fn vector_range(&self, id: VectorId) -> Range<usize> {
+        self.vectors[id.0 as usize].range()
+    }
+
+    pub(super) fn table(&self, id: TableId) -> Place {
+        self.tables[id.0 as usize]
+    }
+
+    pub(super) fn place(&self, id: MatrixId) -> Place {
+        self.matrices[id.0 as usize]
+    }
+
+    pub(super) fn table_row(&self, id: TableId, row: usize) -> &[f32] {
+        let place = self.table(id);
+        &self.from(place.at(row, 0))[..place.columns]
+    }
+
+    pub(super) fn matrix(&self, id: MatrixId) -> Matrix<'_> {
+        let Place { start, rows, columns, row_stride, column_stride } = self.place(id);
+        Matrix::strided(self.from(start), rows, columns, row_stride, column_stride)
+    }
+}
+
+/// Where everything will stand.
+struct Plan {
+    tensors: Vec<Tensor>,
+    /// By parameter.
+    params: Vec<Place>,
+}
+
+impl Plan {
+    /// Tensors come in the order in which the layout first views them.
+    fn new(layout: &Layout, views: &HashMap<String, View>, frozen: &HashSet<String>) -> Result<Self> {
+        let mut tensors: Vec<Tensor> = Vec::new();
+        let mut known: HashMap<&str, usize> = HashMap::new();
+        let mut viewed = Vec::new();
+        for info in layout.params() {
+            let view = super::load::view_of(views, info)?;
+            if view.interleaved_heads.is_some() {
+                let expected = "a layout that keeps the halves of a rotated pair apart";
+                return Err(Error::argument(&info.path, "interleaved heads", expected));
+            }
+            let index = *known.entry(&view.tensor).or_insert_with(|| {
+                let name = view.tensor.clone();
+                let trained = !frozen.contains(&name);
+                tensors.push(Tensor { name, shape: vec![0; info.shape.len()], start: 0, trained });
+                tensors.len() - 1
+            });
+            let outputs = view.first + info.rows();
+            let shape = &mut tensors[index].shape;
+            if let [_, width] = info.shape[..] {
+                shape[usize::from(!view.transpose)] = width;
+            }
+            let across = usize::from(view.transpose);
+            shape[across] = shape[across].max(outputs);
+            viewed.push((view, index));
+        }
+        if let Some(name) = frozen.iter().find(|name| !known.contains_key(name.as_str())) {
+            return Err(Error::argument("frozen", format!("{name:?}"), "the name of a tensor of the checkpoint"));
+        }
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|&index| !tensors[index].trained);
+        let mut start = 0;
+        for &index in &order {
+            tensors[index].start = start;
+            start += tensors[index].len();
+        }
+        let params = layout.params().iter().zip(viewed).map(|(info, (view, index))| {
+            let tensor = &tensors[index];
+            let columns = info.shape.get(1).copied().unwrap_or(1);
+            let (row_stride, column_stride) =
+                if view.transpose { (1, tensor.shape[1]) } else { (columns, 1) };
+            let start = tensor.start + view.first * row_stride;
+            Place { start, rows: info.rows(), columns, row_stride, column_stride }
+        });
+        let params = params.collect();
+        let tensors = order.iter().map(|&index| tensors[index].clone()).collect();
+        Ok(Plan { tensors, params })
+    }
+
+    /// The place of several parameters that one product takes together.
+    fn join(&self, layout: &Layout, parts: &[ParamId]) -> Result<Place> {
+        let mut whole = self.params[parts[0].0 as usize];
+        for part in &parts[1..] {
+            let next = self.params[part.0 as usize];
+            let fits = next.start == whole.at(whole.rows, 0)
+                && (next.row_stride, next.column_stride) == (whole.row_stride, whole.column_stride);
+            if !fits {
+                return Err(Error::argument(
+                    &layout.info(*part).path,
+                    format!("another place than right after {}", layout.info(parts[0]).path),
+                    "parts of one product to be stored alike, and all of them frozen or none",
+                ));
+            }
+            whole.rows += next.rows;
+        }
+        Ok(whole)
+    }
+}

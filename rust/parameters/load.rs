@@ -1,0 +1,197 @@
+//! Reading parameters from a checkpoint through their views.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Layout, ParamId, ParamInfo, View};
+use crate::error::{Error, Result, room};
+use crate::formats::{TensorSource, first_non_finite};
+use crate::interrupt;
+use crate::weights::{Arena, Panels};
+
+thread_local! {
+    /// A row of a tensor, before the part that a parameter views is taken out of it.
+    static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Errors: the table lacks the parameter.
+pub(super) fn view_of<'a>(views: &'a HashMap<String, View>, info: &ParamInfo) -> Result<&'a View> {
+    views.get(&info.path).ok_or_else(|| {
+        Error::argument(&info.path, "no tensor for it in the architecture's table", "one for every parameter")
+    })
+}
+
+pub(super) struct Loader<'a> {
+    pub layout: &'a Layout,
+    pub source: &'a dyn TensorSource,
+    pub views: &'a HashMap<String, View>,
+}
+
+impl Loader<'_> {
+    fn view(&self, info: &ParamInfo) -> Result<&View> {
+        view_of(self.views, info)
+    }
+
+    /// Checks that the tensors have the shapes that their views need, before anything is allocated.
+    pub fn check(&self) -> Result<()> {
+        let mut outputs: HashMap<&str, usize> = HashMap::new();
+        for info in &self.layout.params {
+            let view = self.view(info)?;
+            let end = outputs.entry(&view.tensor).or_default();
+            *end = (*end).max(view.first + info.rows());
+        }
+        for info in &self.layout.params {
+            let view = self.view(info)?;
+            let rows = outputs[view.tensor.as_str()];
+            let expected = match (info.shape.len(), view.transpose) {
+                (1, _) => vec![rows],
+                (_, false) => vec![rows, info.width()],
+                (_, true) => vec![info.width(), rows],
+            };
+            let found = &self.source.info(&view.tensor)?.shape;
+            if *found != expected {
+                let expected = format!("{expected:?} (for {})", info.path);
+                return Err(Error::file(
+                    self.source.path(),
+                    format!("shape of {:?}", view.tensor),
+                    format!("{found:?}"),
+                    expected,
+                ));
+            }
+            if let Some(heads) = view.interleaved_heads
+                && (heads == 0 || !info.rows().is_multiple_of(2 * heads))
+            {
+                let found = format!("{} rows in {heads} heads", info.rows());
+                return Err(Error::argument(&info.path, found, "heads of an even number of rows"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn vector(&self, parts: &[ParamId]) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for &part in parts {
+            let info = self.layout.info(part);
+            let view = self.view(info)?;
+            let mut whole = vec![0.0; self.source.info(&view.tensor)?.shape[0]];
+            self.read(view, 0, &mut whole)?;
+            values.extend((0..info.rows()).map(|row| whole[view.source_row(row, info.rows())]));
+        }
+        Ok(values)
+    }
+
+    pub fn table(&self, id: ParamId) -> Result<Vec<f32>> {
+        let info = self.layout.info(id);
+        let view = self.view(info)?;
+        let len = info.rows() * info.width();
+        let mut values = room(len, &info.path)?;
+        values.resize(len, 0.0);
+        for (row, out) in values.chunks_exact_mut(info.width()).enumerate() {
+            self.read(view, view.source_row(row, info.rows()), out)?;
+        }
+        self.source.release_pages(&view.tensor)?;
+        Ok(values)
+    }
+
+    /// Reads a parameter, element by element: `put(row, column, value)`.
+    pub fn scatter(&self, id: ParamId, mut put: impl FnMut(usize, usize, f32)) -> Result<()> {
+        let info = self.layout.info(id);
+        let view = self.view(info)?;
+        let shape = &self.source.info(&view.tensor)?.shape;
+        let is_vector = info.shape.len() == 1;
+        // A line of the tensor is a row of the parameter, or, of all its rows, an element.
+        let by_element = is_vector || view.transpose;
+        let mut line = vec![0.0; shape[shape.len() - 1]];
+        let lines = match (is_vector, view.transpose) {
+            (true, _) => 1,
+            (false, true) => info.width(),
+            (false, false) => info.rows(),
+        };
+        for index in 0..lines {
+            if by_element {
+                self.read(view, index, &mut line)?;
+                for row in 0..info.rows() {
+                    put(row, index, line[view.source_row(row, info.rows())]);
+                }
+            } else {
+                self.read(view, view.source_row(index, info.rows()), &mut line)?;
+                line.iter().enumerate().for_each(|(column, &value)| put(index, column, value));
+            }
+        }
+        self.source.release_pages(&view.tensor)
+    }
+
+    pub fn matrix(&self, parts: &[ParamId], arena: &Arc<Arena>) -> Result<Panels> {
+        interrupt::check()?;
+        let infos: Vec<&ParamInfo> = parts.iter().map(|&part| self.layout.info(part)).collect();
+        let views: Vec<&View> = infos.iter().map(|info| self.view(info)).collect::<Result<_>>()?;
+        let (n, k) = self.layout.size(parts);
+        let failed = Mutex::new(None);
+        let keep = |result: Result<()>| {
+            if let Err(error) = result {
+                failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+            }
+        };
+        let panels = if views[0].transpose {
+            arena.panels_transposed(n, k, |input, row| keep(self.input_row(&infos, &views, input, row)))?
+        } else {
+            arena.panels(n, k, |output, row| keep(self.output_row(&infos, &views, output, row)))?
+        };
+        if let Some(error) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(error);
+        }
+        views.iter().try_for_each(|view| self.source.release_pages(&view.tensor))?;
+        Ok(panels)
+    }
+
+    /// Row `output` of a matrix whose parts are stored `[outputs, inputs]`.
+    fn output_row(
+        &self,
+        infos: &[&ParamInfo],
+        views: &[&View],
+        output: usize,
+        row: &mut [f32],
+    ) -> Result<()> {
+        let mut output = output;
+        for (info, view) in infos.iter().zip(views) {
+            if output < info.rows() {
+                return self.read(view, view.source_row(output, info.rows()), row);
+            }
+            output -= info.rows();
+        }
+        Ok(())
+    }
+
+    /// The weights of one input in all outputs, from parts that are stored `[inputs, outputs]`.
+    fn input_row(&self, infos: &[&ParamInfo], views: &[&View], input: usize, row: &mut [f32]) -> Result<()> {
+        let mut row = row;
+        for (info, view) in infos.iter().zip(views) {
+            let (part, rest) = row.split_at_mut(info.rows());
+            ROW.with_borrow_mut(|whole| {
+                whole.resize(self.source.info(&view.tensor)?.shape[1], 0.0);
+                self.read(view, input, whole)?;
+                for (output, value) in part.iter_mut().enumerate() {
+                    *value = whole[view.source_row(output, info.rows())];
+                }
+                Ok::<(), Error>(())
+            })?;
+            row = rest;
+        }
+        Ok(())
+    }
+
+    /// Reads one row of a tensor and checks that it holds numbers.
+    fn read(&self, view: &View, row: usize, out: &mut [f32]) -> Result<()> {
+        self.source.read_rows(&view.tensor, row..row + 1, out)?;
+        match first_non_finite(out) {
+            None => Ok(()),
+            Some(index) => Err(Error::file(
+                self.source.path(),
+                format!("tensor {:?}", view.tensor),
+                format!("{} at row {row}, column {index}", out[index]),
+                "finite numbers",
+            )),
+        }
+    }
+}
