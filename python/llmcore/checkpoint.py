@@ -19,7 +19,7 @@ from llmcore._core import Gguf, SafeTensors
 from llmcore.models import architecture
 from llmcore.models.base import View, errors_name, read_config
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_json"]
+__all__ = ["Checkpoint", "open_checkpoint", "read_json", "views_json"]
 
 
 # What older files keep besides parameters: GPT-2's causal masks, and rotary frequencies.
@@ -77,9 +77,10 @@ class Checkpoint:
         known = {view.tensor for view in self.views.values()} | {"lm_head.weight"}
         return [name for name in self.source.names() if name not in known and not _BUFFER.search(name)]
 
-    def views_json(self) -> str:
-        """The table of views as `_core` takes it."""
-        return json.dumps({path: dataclasses.asdict(view) for path, view in self.views.items()})
+
+def views_json(views: Mapping[str, View]) -> str:
+    """A table of views as `_core` takes it."""
+    return json.dumps({path: dataclasses.asdict(view) for path, view in views.items()})
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -10,32 +10,60 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from llmcore import _core, generation, hub
 from llmcore.blocks import describe
-from llmcore.checkpoint import Checkpoint, open_checkpoint
+from llmcore.checkpoint import Checkpoint, open_checkpoint, views_json
 from llmcore.ids import Ids, token_ids
 from llmcore.models.base import errors_name
 
 if TYPE_CHECKING:
     from llmcore.tokenizer import Tokenizer
+    from llmcore.training.model import TrainableModel
 
 __all__ = ["Model", "Score", "load"]
 
 Rows = npt.NDArray[np.float32]
 
 
-def load(source: str | Path, *, dtype: str = "auto", threads: int | None = None) -> Model:
+@overload
+def load(
+    source: str | Path, *, dtype: str = ..., threads: int | None = ..., trainable: Literal[False] = ...
+) -> Model: ...
+@overload
+def load(
+    source: str | Path,
+    *,
+    dtype: str = ...,
+    threads: int | None = ...,
+    trainable: Literal[True],
+    precision: str = ...,
+    frozen: str | Sequence[str] = ...,
+) -> TrainableModel: ...
+def load(
+    source: str | Path,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    trainable: bool = False,
+    precision: str = "float32",
+    frozen: str | Sequence[str] = (),
+) -> Model:
     """Loads a model.
 
     Args:
         source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
         dtype: What weights are computed in: "auto" or "float32".
         threads: At most so many threads for each call; all of the process's processors unless given.
+        trainable: For a model that also trains (`llmcore.training.TrainableModel`).
+        precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".
+            Weights, gradients and sums are float32.
+        frozen: Names of tensors that do not train, or a pattern of such (`*` and `?` as in names of files),
+            or several.
 
     Raises:
         FileNotFoundError: nothing is found under the name; says where it was looked for.
@@ -50,7 +78,12 @@ def load(source: str | Path, *, dtype: str = "auto", threads: int | None = None)
         raise TypeError(f"source: found {type(source).__name__}, expected a path or a name")
     if dtype not in ("auto", "float32"):
         raise ValueError(f"dtype: found {dtype!r}, expected 'auto' or 'float32'")
-    return Model(open_checkpoint(hub.resolve(source)), threads=threads)
+    checkpoint = open_checkpoint(hub.resolve(source))
+    if not trainable:
+        return Model(checkpoint, threads=threads)
+    from llmcore.training.model import TrainableModel
+
+    return TrainableModel(checkpoint, threads=threads, precision=precision, frozen=frozen)
 
 
 @dataclass(frozen=True)
@@ -97,13 +130,7 @@ class Model:
             raise ValueError(f"threads: found {threads!r}, expected a whole number > 0")
         self.checkpoint = checkpoint
         with errors_name(checkpoint.config_file, within=checkpoint.path):
-            self.core = _core.Model(
-                json.dumps(describe(checkpoint.module.build(checkpoint.config))),
-                checkpoint.source,
-                checkpoint.views_json(),
-                checkpoint.module.max_positions(checkpoint.config),
-                threads,
-            )
+            self.core = self._compile(threads)
 
         if unread := checkpoint.unread():
             count = f"{len(unread)} tensor{'s' if len(unread) > 1 else ''}"
@@ -111,6 +138,19 @@ class Model:
             warnings.warn(
                 f"{checkpoint.weights_file}: found {count} that nothing reads: {first}", stacklevel=3
             )
+
+    def _compile(
+        self, threads: int | None, trainable: tuple[str, set[str], str] | None = None
+    ) -> _core.Model:
+        checkpoint = self.checkpoint
+        return _core.Model(
+            json.dumps(describe(checkpoint.module.build(checkpoint.config))),
+            checkpoint.source,
+            views_json(checkpoint.views),
+            checkpoint.module.max_positions(checkpoint.config),
+            threads,
+            trainable,
+        )
 
     def __repr__(self) -> str:
         parameters = sum(math.prod(shape) for _, shape in self.core.parameters())

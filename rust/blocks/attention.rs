@@ -211,7 +211,17 @@ impl Attention {
         let Some((id, rotated)) = self.rope else { return };
         let turns = pass.turns(id);
         let (head_dim, rows) = (self.heads.head_dim, all_rows(dx));
-        rope_backward(&mut dx.values, dx.width, start, heads, head_dim, rotated, &turns.cos, &turns.sin, &rows);
+        rope_backward(
+            &mut dx.values,
+            dx.width,
+            start,
+            heads,
+            head_dim,
+            rotated,
+            &turns.cos,
+            &turns.sin,
+            &rows,
+        );
     }
 
     /// Writes the keys, which begin at column `start`, and the values after them into the cache.

@@ -23,7 +23,12 @@ pub struct Tape<'a> {
     pub dropout: Option<Dropout>,
 }
 
-impl Tape<'_> {
+impl<'a> Tape<'a> {
+    /// A tape for a backward pass, whose gradients go to `sink`.
+    pub fn new(sink: Sink<'a>, checkpointing: bool, dropout: Option<Dropout>) -> Self {
+        Tape { sink: Some(sink), checkpointing, dropout, ..Tape::default() }
+    }
+
     pub fn keeps(&self) -> bool {
         self.sink.is_some() && !self.paused
     }
@@ -44,11 +49,6 @@ impl Tape<'_> {
     /// Whether blocks lay nothing down from here on; how it was before.
     pub fn pause(&mut self, paused: bool) -> bool {
         std::mem::replace(&mut self.paused, paused)
-    }
-
-    /// What a failed pass left.
-    pub fn rest(self) -> Vec<Rows> {
-        self.saved
     }
 }
 

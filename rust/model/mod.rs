@@ -16,8 +16,8 @@ use crate::step::{SeqId, Step, Wanted, Work};
 
 mod training;
 
-pub use training::{Arena, Batch, Loss};
 use training::Training;
+pub use training::{Arena, Batch, Loss};
 
 /// Rows of a pass where the caller did not choose: enough for the products to run at full speed.
 pub const CHUNK: usize = 512;

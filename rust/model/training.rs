@@ -6,7 +6,7 @@ use crate::blocks::pass::{Memory, Pass, Segment};
 use crate::blocks::tape::{Dropout, Tape};
 use crate::error::{Error, Result};
 use crate::kernels::{IGNORED, Precision};
-use crate::parameters::{Flat, Sink};
+use crate::parameters::{Flat, Sink, Tensor};
 use crate::step::SeqId;
 use crate::weights::Piece;
 
@@ -68,12 +68,19 @@ impl Model {
         }
         let sink = Sink::new(self.parameters.flat(), &mut training.gradients, training.precision);
         let Loss { smoothing, dropout, checkpointing, .. } = *loss;
-        let tape = Tape { sink: Some(sink), checkpointing, dropout, ..Tape::default() };
+        let tape = Tape::new(sink, checkpointing, dropout);
         let scale = (1.0 / loss.denominator) as f32;
         let targets = Targets { labels: batch.labels, smoothing, scale };
         let memory = Memory::Tape(tape);
-        let mut pass =
-            Pass::new(&self.parameters, memory, batch.segments(), Vec::new(), &self.ropes, None, &mut self.scratch);
+        let mut pass = Pass::new(
+            &self.parameters,
+            memory,
+            batch.segments(),
+            Vec::new(),
+            &self.ropes,
+            None,
+            &mut self.scratch,
+        );
         pass.precision = training.precision;
         let total = self.decoder.loss(&mut pass, batch.tokens, &targets);
         training.summed = total.is_ok();
@@ -89,10 +96,35 @@ impl Model {
         let precision = self.training.as_ref().ok_or_else(not_trainable)?.precision;
         let targets = Targets { labels: batch.labels, smoothing: 0.0, scale: 1.0 };
         let memory = Memory::Tape(Tape::default());
-        let mut pass =
-            Pass::new(&self.parameters, memory, batch.segments(), Vec::new(), &self.ropes, None, &mut self.scratch);
+        let mut pass = Pass::new(
+            &self.parameters,
+            memory,
+            batch.segments(),
+            Vec::new(),
+            &self.ropes,
+            None,
+            &mut self.scratch,
+        );
         pass.precision = precision;
         self.decoder.loss(&mut pass, batch.tokens, &targets)
+    }
+
+    /// The tensors of the checkpoint, those that train first.
+    ///
+    /// Errors: a model that does not train.
+    pub fn tensors(&self) -> Result<&[Tensor]> {
+        self.training.as_ref().ok_or_else(not_trainable)?;
+        Ok(self.parameters.flat().tensors())
+    }
+
+    /// A copy of a tensor's values.
+    ///
+    /// Errors: a model that does not train; a name that no tensor has.
+    pub fn tensor(&self, name: &str) -> Result<Vec<f32>> {
+        let tensor = self.tensors()?.iter().find(|tensor| tensor.name == name).ok_or_else(|| {
+            Error::argument("name", format!("{name:?}"), "the name of a tensor of the checkpoint")
+        })?;
+        Ok(self.parameters.flat().tensor(tensor).to_vec())
     }
 
     /// The parameters that train, or their gradients, one after the other.

@@ -188,7 +188,11 @@ impl Plan {
             viewed.push((view, index));
         }
         if let Some(name) = frozen.iter().find(|name| !known.contains_key(name.as_str())) {
-            return Err(Error::argument("frozen", format!("{name:?}"), "the name of a tensor of the checkpoint"));
+            return Err(Error::argument(
+                "frozen",
+                format!("{name:?}"),
+                "the name of a tensor of the checkpoint",
+            ));
         }
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         order.sort_by_key(|&index| !tensors[index].trained);

@@ -1,24 +1,30 @@
 //! The compiled model for Python.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArray};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::formats::source;
-use super::locked::Locked;
+use super::lent::Lendable;
+use crate::blocks::tape::Dropout;
 use crate::error::{Error, Result};
-use crate::model::{CHUNK, Model};
+use crate::kernels::Precision;
+use crate::model::{Arena, Batch, CHUNK, Loss, Model, Trainable};
 use crate::parameters::View;
+use crate::random::Philox;
 use crate::sites::Capture;
 use crate::step::Step;
 use crate::threads;
 
+/// What errors call it.
+const NAME: &str = "model";
+
 /// A compiled model, its parameters, and its pool of keys and values. Calls on one model queue.
 #[pyclass(name = "Model", module = "llmcore._core", frozen)]
 pub struct PyModel {
-    model: Locked<Model>,
+    model: Lendable<Model>,
     pub(super) threads: Option<usize>,
     pub(super) vocab_size: usize,
     pub(super) max_positions: usize,
@@ -28,19 +34,34 @@ impl PyModel {
     /// Runs `job` on the model as a search sees it. The caller must not hold the GIL: whoever has the
     /// model may be waiting for it.
     ///
-    /// Errors: see [`Locked::lock`].
+    /// Errors: see [`Lendable::lock`].
     pub fn with_step<R>(&self, job: impl FnOnce(&mut dyn Step) -> R) -> Result<R> {
-        let mut model = self.model.lock("model")?;
+        let mut model = self.model.lock(NAME)?;
         Ok(threads::with_limit(self.threads, || job(&mut *model)))
+    }
+
+    /// Lets an optimiser change the parameters that train, given their gradients; see [`Model::step_arenas`].
+    pub fn with_arenas<R: Send>(
+        &self,
+        py: Python<'_>,
+        job: impl FnOnce(&mut [f32], &[f32]) -> Result<R> + Send,
+    ) -> PyResult<R> {
+        self.run(py, |model| {
+            let (parameters, gradients) = model.step_arenas()?;
+            job(parameters, gradients)
+        })
     }
 
     fn run<R: Send>(&self, py: Python<'_>, job: impl FnOnce(&mut Model) -> Result<R> + Send) -> PyResult<R> {
         Ok(py.detach(|| {
-            let mut model = self.model.lock("model")?;
+            let mut model = self.model.lock(NAME)?;
             threads::with_limit(self.threads, || job(&mut model))
         })?)
     }
 }
+
+/// Name, shape, first float, and whether it trains.
+type TensorFields = (String, Vec<usize>, usize, bool);
 
 /// Logits of each sequence, and captured arrays by path.
 type Forwarded<'py> = (Vec<Bound<'py, PyArray2<f32>>>, Bound<'py, PyDict>);
@@ -50,10 +71,12 @@ impl PyModel {
     /// Compiles a description and loads its parameters.
     ///
     /// `description` is JSON, what `llmcore.blocks.describe` gives; `views` is JSON, a table of `View`s by the
-    /// path of the parameter. Raises `ValueError`, which names the parameter or tensor, what was found and
+    /// path of the parameter. `trainable` makes a model that trains: a table of the views under which the
+    /// parameters stand in memory, the names of tensors that are frozen, and the precision of products while
+    /// training, "float32" or "bfloat16". Raises `ValueError`, which names the parameter or tensor, what was found and
     /// what was expected; `MemoryError`.
     #[new]
-    #[pyo3(signature = (description, tensors, views, max_positions, threads=None))]
+    #[pyo3(signature = (description, tensors, views, max_positions, threads=None, trainable=None))]
     fn new(
         py: Python<'_>,
         description: &str,
@@ -61,15 +84,25 @@ impl PyModel {
         views: &str,
         max_positions: usize,
         threads: Option<usize>,
+        trainable: Option<(String, HashSet<String>, String)>,
     ) -> PyResult<Self> {
         let tensors = source(tensors)?;
         let model = py.detach(|| {
-            let views: HashMap<String, View> = serde_json::from_str(views)
-                .map_err(|error| Error::argument("views", error, "a table of views by path"))?;
-            threads::with_limit(threads, || Model::load(description, &*tensors, &views, max_positions))
+            let views = parse_views(views)?;
+            let stored = trainable.as_ref().map(|(stored, ..)| parse_views(stored)).transpose()?;
+            let precision = trainable.as_ref().map(|(.., name)| precision_called(name)).transpose()?;
+            let trainable = match (&stored, &trainable, precision) {
+                (Some(tensors), Some((_, frozen, _)), Some(precision)) => {
+                    Some(Trainable { tensors, frozen, precision })
+                }
+                _ => None,
+            };
+            threads::with_limit(threads, || {
+                Model::load(description, &*tensors, &views, max_positions, trainable.as_ref())
+            })
         })?;
         let (vocab_size, max_positions) = (model.vocab_size(), model.max_positions());
-        Ok(PyModel { model: Locked::new(model), threads, vocab_size, max_positions })
+        Ok(PyModel { model: Lendable::new(model), threads, vocab_size, max_positions })
     }
 
     /// How many logits follow each token: ids are below this.
@@ -96,7 +129,86 @@ impl PyModel {
         })
     }
 
-    /// Bytes that the packed parameters take.
+    /// The tensors of a model that trains, in the order in which they lie in memory: name, shape, first float,
+    /// and whether it trains. Those that train come first.
+    fn tensors(&self, py: Python<'_>) -> PyResult<Vec<TensorFields>> {
+        self.run(py, |model| {
+            let tensors = model.tensors()?.iter();
+            Ok(tensors.map(|t| (t.name.clone(), t.shape.clone(), t.start, t.trained)).collect())
+        })
+    }
+
+    /// A copy of a tensor of a model that trains, flat.
+    fn tensor<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let values = self.run(py, |model| model.tensor(name))?;
+        Ok(PyArray1::from_vec(py, values))
+    }
+
+    /// The parameters that train, or with `gradients` their gradients, as one writable array, until `give_back`.
+    /// Meanwhile every call on the model raises `RuntimeError`.
+    fn lend<'py>(&self, py: Python<'py>, gradients: bool) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let arena = if gradients { Arena::Gradients } else { Arena::Parameters };
+        self.model.lend(py, NAME, move |model| model.arena(arena))
+    }
+
+    /// Ends the loan; the array that was lent is read-only from now on.
+    fn give_back(&self, py: Python<'_>) -> PyResult<()> {
+        self.model.give_back(py, NAME)
+    }
+
+    /// Σ losses, in nats, of sequences of `lengths` that lie one after the other in `tokens [rows]`, with the token
+    /// that is to come after each in `labels [rows]`, -100 for none. Adds the gradients of Σ losses /
+    /// `denominator`; the first call after a step of an optimiser overwrites them.
+    ///
+    /// `dropout` is its rate and what its draws are keyed by: the seed, the step, and the number within the step
+    /// of the first sequence. `checkpointing` keeps of each layer only its input, and computes the rest again.
+    #[pyo3(signature = (tokens, lengths, labels, denominator, smoothing=0.0, dropout=None, checkpointing=false))]
+    #[allow(clippy::too_many_arguments)]
+    fn loss_and_grad(
+        &self,
+        py: Python<'_>,
+        tokens: PyReadonlyArray1<'_, u32>,
+        lengths: Vec<usize>,
+        labels: PyReadonlyArray1<'_, i32>,
+        denominator: f64,
+        smoothing: f32,
+        dropout: Option<(f32, u64, u64, u64)>,
+        checkpointing: bool,
+    ) -> PyResult<f64> {
+        let (tokens, labels) = (to_vec(&tokens), to_vec(&labels));
+        if !(denominator > 0.0 && denominator.is_finite()) {
+            return Err(Error::argument("denominator", denominator, "a number > 0").into());
+        }
+        if !(0.0..=1.0).contains(&smoothing) {
+            return Err(Error::argument("label_smoothing", smoothing, "a number from 0 to 1").into());
+        }
+        let dropout = dropout.map(|(rate, seed, step, first_sequence)| {
+            if (0.0..1.0).contains(&rate) {
+                Ok(Dropout { rate, draws: Philox::new(seed).derive(step, 0), first_sequence })
+            } else {
+                Err(Error::argument("dropout", rate, "a rate from 0, less than 1"))
+            }
+        });
+        let dropout = dropout.transpose()?.filter(|dropout| dropout.rate > 0.0);
+        self.run(py, |model| {
+            let batch = Batch { tokens: &tokens, lengths: &lengths, labels: &labels };
+            model.loss_and_grad(&batch, &Loss { denominator, smoothing, dropout, checkpointing })
+        })
+    }
+
+    /// Σ losses, in nats, of sequences as `loss_and_grad` takes them, without gradients and without dropout.
+    fn evaluate(
+        &self,
+        py: Python<'_>,
+        tokens: PyReadonlyArray1<'_, u32>,
+        lengths: Vec<usize>,
+        labels: PyReadonlyArray1<'_, i32>,
+    ) -> PyResult<f64> {
+        let (tokens, labels) = (to_vec(&tokens), to_vec(&labels));
+        self.run(py, |model| model.evaluate(&Batch { tokens: &tokens, lengths: &lengths, labels: &labels }))
+    }
+
+    /// Bytes that the parameters take.
     fn weight_bytes(&self, py: Python<'_>) -> PyResult<usize> {
         self.run(py, |model| Ok(model.parameters().bytes()))
     }
@@ -122,8 +234,7 @@ impl PyModel {
         if chunk == 0 {
             return Err(Error::argument("chunk", chunk, "at least one row a pass").into());
         }
-        let sequences: Vec<Vec<u32>> =
-            sequences.iter().map(|ids| ids.as_array().iter().copied().collect()).collect();
+        let sequences: Vec<Vec<u32>> = sequences.iter().map(to_vec).collect();
         let (logits, capture, paths) = self.run(py, |model| {
             let mut hook = Capture::new(model.sites(), &capture)?;
             let logits = if capture.is_empty() {
@@ -155,9 +266,25 @@ impl PyModel {
         py: Python<'py>,
         ids: PyReadonlyArray1<'py, u32>,
     ) -> PyResult<Bound<'py, PyArray1<f32>>> {
-        let ids: Vec<u32> = ids.as_array().iter().copied().collect();
+        let ids = to_vec(&ids);
         let logprobs = self.run(py, |model| model.token_logprobs(&ids))?;
         Ok(PyArray1::from_vec(py, logprobs))
+    }
+}
+
+fn to_vec<T: numpy::Element + Copy>(array: &PyReadonlyArray1<'_, T>) -> Vec<T> {
+    array.as_array().iter().copied().collect()
+}
+
+fn parse_views(json: &str) -> Result<HashMap<String, View>> {
+    serde_json::from_str(json).map_err(|error| Error::argument("views", error, "a table of views by path"))
+}
+
+fn precision_called(name: &str) -> Result<Precision> {
+    match name {
+        "float32" => Ok(Precision::Float32),
+        "bfloat16" => Ok(Precision::Bfloat16),
+        _ => Err(Error::argument("precision", format!("{name:?}"), "\"float32\" or \"bfloat16\"")),
     }
 }
 

@@ -76,7 +76,7 @@ fn an_element_is_one_chain_whatever_surrounds_it() {
                 };
                 let what = format!("{m} {n} {k} a {row},{column} b {name}");
                 let mut out = vec![f32::NAN; m * n];
-                gemm(a, b, Some(&bias), MatrixMut::new(&mut out, m, n), Precision::Float32);
+                gemm(a, b.clone(), Some(&bias), MatrixMut::new(&mut out, m, n), Precision::Float32);
                 assert_bits(&out, &expected, &what);
                 out.copy_from_slice(&before);
                 gemm_add(a, b, MatrixMut::new(&mut out, m, n), Precision::Float32);

@@ -1,0 +1,215 @@
+"""A model that trains: its loss, the gradients of its parameters, and the parameters themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from llmcore import _core
+from llmcore.checkpoint import Checkpoint, views_json
+from llmcore.model import Model
+from llmcore.training.rows import flat_rows
+
+__all__ = ["Dropout", "Tensor", "TrainableModel"]
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of the checkpoint.
+
+    Attributes:
+        name: As in the checkpoint.
+        shape: As in the checkpoint.
+        start: Where its first number stands among those of all tensors.
+        trained: Whether it has a gradient.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    trained: bool
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def stop(self) -> int:
+        """One past its last number."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What is dropped in one batch (Srivastava et al. 2014), after the embeddings and after every block that
+    is added to the residual stream. A draw depends on all of these, its place in the model, its position and
+    its column, and on nothing else: not on threads, and not on which sequences share a batch.
+
+    Attributes:
+        rate: The probability to drop, from 0, less than 1.
+        seed: Of the run.
+        step: Of the optimiser.
+        sequence: The number, within the step, of the batch's first sequence.
+    """
+
+    rate: float
+    seed: int = 0
+    step: int = 0
+    sequence: int = 0
+
+
+class TrainableModel(Model):
+    """A language model whose parameters can be changed: `llmcore.load(source, trainable=True)`.
+
+    Parameters lie in one float32 array, in the checkpoint's own layout, and their gradients in another, in
+    the same order; the tensors that train come first. It computes the same bits as the model that is loaded
+    to infer from what it saves, only slower where a step has few rows.
+
+    Attributes:
+        precision: What the factors of products are rounded to while training, "float32" or "bfloat16".
+        checkpointing: Keeps of each layer only its input, and computes the rest again for the gradients (Chen
+            et al. 2016): less memory, about a third more time, the same bits.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        threads: int | None = None,
+        precision: str = "float32",
+        frozen: str | Sequence[str] = (),
+    ) -> None:
+        self.precision = precision
+        self.checkpointing = False
+        self._frozen = [frozen] if isinstance(frozen, str) else list(frozen)
+        super().__init__(checkpoint, threads=threads)
+        self._tensors = [Tensor(name, tuple(shape), *rest) for name, shape, *rest in self.core.tensors()]
+
+    def _compile(
+        self, threads: int | None, trainable: tuple[str, set[str], str] | None = None
+    ) -> _core.Model:
+        checkpoint = self.checkpoint
+        # A GGUF file is trained, and saved, in the layout of Transformers.
+        is_folder = checkpoint.path.is_dir()
+        views = checkpoint.views if is_folder else checkpoint.module.tensors(checkpoint.config)
+        names = {view.tensor for view in views.values()}
+        frozen: set[str] = set()
+        for pattern in self._frozen:
+            if not (matching := {name for name in names if fnmatchcase(name, pattern)}):
+                raise ValueError(
+                    f"frozen: found {pattern!r}, expected the name of a tensor, or a pattern of such"
+                )
+            frozen |= matching
+        if frozen == names:
+            raise ValueError("frozen: found all tensors, expected some that train")
+        return super()._compile(threads, (views_json(views), frozen, self.precision))
+
+    def loss_and_grad(
+        self,
+        *,
+        denominator: float | None = None,
+        label_smoothing: float = 0.0,
+        dropout: Dropout | None = None,
+        **batch: Any,
+    ) -> float:
+        """The loss of a batch, whose gradients are added to those of the batches before; the first batch
+        after a step of an optimiser overwrites them.
+
+        The loss is `Σ −log P(label) / denominator`, in nats. Over several batches of one step the denominator
+        is to be the count of the labels of all (`llmcore.training.count_labels`); the losses then add up to
+        their mean.
+
+        Args:
+            denominator: The count of the labels of this batch unless given.
+            label_smoothing: How much of a label's probability is spread over all of them (Szegedy et al.
+            2016). dropout: What is dropped; nothing unless given. **batch: `input_ids`, a list of 1-D arrays
+            of ids or a 2-D array; `labels`, of the same shape, -100
+                where none counts, the ids themselves unless given: the model shifts them; `attention_mask`,
+                of the same shape, 0 where a sequence is padded on its right.
+
+        Raises:
+            ValueError: a batch that is none, ids outside of the vocabulary, sequences longer than
+                `max_positions`, no label that counts, or an option out of range.
+            KeyboardInterrupt: the gradients are lost then, as with every other error; the next batch begins
+                anew.
+        """
+        rows = flat_rows(batch)
+        if denominator is None:
+            denominator = rows.count
+            if not denominator:
+                raise ValueError("labels: found none that counts, expected at least one, or a denominator")
+        drops = None if dropout is None else (dropout.rate, dropout.seed, dropout.step, dropout.sequence)
+        total = self.core.loss_and_grad(
+            rows.tokens,
+            rows.lengths,
+            rows.targets,
+            denominator,
+            label_smoothing,
+            drops,
+            self.checkpointing,
+        )
+        return total / denominator
+
+    def evaluate(self, **batch: Any) -> tuple[float, int]:
+        """The sum of a batch's losses, in nats, and the count of its labels; no gradients, no dropout.
+
+        Raises:
+            ValueError: as `loss_and_grad`; a batch without labels has a sum of 0.
+        """
+        rows = flat_rows(batch)
+        return self.core.evaluate(rows.tokens, rows.lengths, rows.targets), rows.count
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors, in the order in which they lie in memory: those that train, then those that are
+        frozen."""
+        return list(self._tensors)
+
+    def param(self, name: str) -> Array:
+        """A copy of a tensor, under its name and in its shape in the checkpoint.
+
+        Raises:
+            ValueError: no tensor has the name.
+        """
+        tensor = next((t for t in self._tensors if t.name == name), None)
+        if tensor is None:
+            raise ValueError(f"name: found {name!r}, expected the name of a tensor of the checkpoint")
+        return self.core.tensor(name).reshape(tensor.shape)
+
+    def grad(self, name: str) -> Array:
+        """A copy of a tensor's gradient.
+
+        Raises:
+            ValueError: no tensor that trains has the name.
+        """
+        tensor = next((t for t in self._tensors if t.name == name and t.trained), None)
+        if tensor is None:
+            raise ValueError(f"name: found {name!r}, expected the name of a tensor that trains")
+        with self.arena("grad") as flat:
+            return flat[tensor.start : tensor.stop].reshape(tensor.shape).copy()
+
+    @contextmanager
+    def arena(self, which: Literal["param", "grad"]) -> Iterator[Array]:
+        """All parameters that train, or their gradients, as one writable array without a copy, for as long as
+        a `with` block lasts. `parameters()` says which tensor stands where. Meanwhile every call on the model
+        raises `RuntimeError`; afterwards the array must not be used.
+
+        Raises:
+            ValueError: neither "param" nor "grad".
+        """
+        if which not in ("param", "grad"):
+            raise ValueError(f"arena: found {which!r}, expected 'param' or 'grad'")
+        flat = self.core.lend(which == "grad")
+        try:
+            yield flat
+        finally:
+            self.core.give_back()
