@@ -8,9 +8,9 @@ from llmcore import training
 
 
 def test_a_first_label_never_counts() -> None:
-    ids = [np.array([5, 6, 7]), np.array([8]), np.array([], np.int64), np.array([9, 1])]
-    assert training.count_labels({"input_ids": ids}) == 2 + 0 + 0 + 1
-    labels = [np.array([5, -100, 7]), np.array([8]), np.array([], np.int64), np.array([9, -100])]
+    ids = [np.array([5, 6, 7]), np.array([8]), np.array([9, 1])]
+    assert training.count_labels({"input_ids": ids}) == 2 + 0 + 1
+    labels = [np.array([5, -100, 7]), np.array([8]), np.array([9, -100])]
     assert training.count_labels({"input_ids": ids, "labels": labels}) == 1
 
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmcore.training.batch import count_labels
+    from llmcore.training.model import Dropout, Tensor, TrainableModel
 
-__all__ = ["count_labels"]
+__all__ = ["Dropout", "Tensor", "TrainableModel", "count_labels"]
 
 # Public names by the module of this package that has them, imported when they are first asked for.
 _HOMES = {
+    "Dropout": "model",
+    "Tensor": "model",
+    "TrainableModel": "model",
     "count_labels": "batch",
 }
 

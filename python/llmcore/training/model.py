@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llmcore import _core
 from llmcore.checkpoint import Checkpoint, views_json
 from llmcore.model import Model
-from llmcore.training.rows import flat_rows
+from llmcore.training.batch import flat_rows
 
 __all__ = ["Dropout", "Tensor", "TrainableModel"]
 
