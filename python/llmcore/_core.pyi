@@ -31,6 +31,8 @@ __all__ = [
     "ema_update",
     "gate",
     "gate_backward",
+    "gguf_pre",
+    "gguf_pre_name",
     "isa",
     "json_texts",
     "layer_norm",
@@ -335,6 +337,8 @@ class Tokenizer:
     @property
     def embedded_chat_template(self) -> str | None: ...
 
+def gguf_pre(path: str | PathLike[str], name: str | None) -> tuple[list[str], bool, bool, bool]: ...
+def gguf_pre_name(patterns: Sequence[str], nfc: bool, ignore_merges: bool) -> str | None: ...
 def json_texts(lines: Sequence[bytes]) -> list[str | None]: ...
 
 @final

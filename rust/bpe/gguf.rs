@@ -5,7 +5,7 @@ use std::path::Path;
 use super::encode::{ByteLevel, Model};
 use super::normalize::{Normalizer, Prepend};
 use super::pretokenize::Split;
-use super::scan;
+use super::scan::{self, Scanner};
 use super::sentencepiece::{Piece, SentencePiece, TokenType};
 use super::special::AddedToken;
 use super::spelling::{Decoder, Spelling, Start, byte_token};
@@ -91,13 +91,14 @@ fn list<T>(
 }
 
 /// What `tokenizer.ggml.pre` names: the pre-tokenisation of a family of models.
-struct Pre {
-    names: &'static [&'static str],
+pub struct Pre {
+    pub names: &'static [&'static str],
     /// Patterns, each cutting the pieces of the one before.
-    patterns: &'static [&'static str],
-    nfc: bool,
-    ignore_merges: bool,
-    add_bos: bool,
+    pub patterns: &'static [&'static str],
+    pub nfc: bool,
+    pub ignore_merges: bool,
+    /// Whether texts begin with the BOS token where the file does not say.
+    pub add_bos: bool,
 }
 
 const GPT2: &str = scan::PATTERNS[0].0;
@@ -153,7 +154,8 @@ const PRES: &[Pre] = &[
 impl Pre {
     const PLAIN: Pre = Pre { names: &[], patterns: &[], nfc: false, ignore_merges: false, add_bos: false };
 
-    fn of(path: &Path, name: Option<&str>) -> Result<&'static Pre> {
+    /// What a name stands for, by default `default`; `path` says where it was read.
+    pub fn of(path: &Path, name: Option<&str>) -> Result<&'static Pre> {
         let name = name.unwrap_or("default");
         PRES.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| {
             let known: Vec<&str> = PRES.iter().flat_map(|pre| pre.names).copied().collect();
@@ -165,6 +167,20 @@ impl Pre {
             )
         })
     }
+}
+
+/// The name of a pre-tokenisation, if it has one. Patterns may be spelled in any way that is known.
+pub fn pre_name(patterns: &[String], nfc: bool, ignore_merges: bool) -> Option<&'static str> {
+    let same = |known: &str, other: &str| match Scanner::of(known) {
+        Some(scanner) => Scanner::of(other) == Some(scanner),
+        None => known == other,
+    };
+    let found = PRES.iter().find(|pre| {
+        let patterns_agree = pre.patterns.len() == patterns.len()
+            && pre.patterns.iter().zip(patterns).all(|(known, other)| same(known, other));
+        patterns_agree && (pre.nfc, pre.ignore_merges) == (nfc, ignore_merges)
+    });
+    found.and_then(|pre| pre.names.first()).copied()
 }
 
 /// The parts that the bytes of a GGUF file describe.

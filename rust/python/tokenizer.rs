@@ -11,6 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyInt, PyList, PySlice, PyString};
 
 use super::text::{AllowedSpecial, Id, Ids, Input, describe, mended};
+use crate::bpe::gguf::{self, Pre};
 use crate::bpe::json;
 use crate::bpe::jsonl;
 use crate::bpe::load::{Role, Settings};
@@ -461,8 +462,25 @@ fn json_texts<'py>(py: Python<'py>, lines: Vec<Bound<'py, PyBytes>>) -> PyResult
     PyList::new(py, py.detach(|| jsonl::texts(&lines))?)
 }
 
+/// What a `tokenizer.ggml.pre` names: patterns (each cuts the pieces of the one before), whether text is
+/// normalised to NFC, whether a piece that is a token is taken whole, and whether texts begin with the BOS token
+/// where the file does not say. Raises ValueError for a name that is not known; `path` says where it was read.
+#[pyfunction]
+fn gguf_pre(path: PathBuf, name: Option<&str>) -> PyResult<(Vec<&'static str>, bool, bool, bool)> {
+    let pre = Pre::of(&path, name)?;
+    Ok((pre.patterns.to_vec(), pre.nfc, pre.ignore_merges, pre.add_bos))
+}
+
+/// The `tokenizer.ggml.pre` of such a pre-tokenisation; None if it has no name.
+#[pyfunction]
+fn gguf_pre_name(patterns: Vec<String>, nfc: bool, ignore_merges: bool) -> Option<&'static str> {
+    gguf::pre_name(&patterns, nfc, ignore_merges)
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(json_texts, module)?)?;
+    module.add_function(wrap_pyfunction!(gguf_pre, module)?)?;
+    module.add_function(wrap_pyfunction!(gguf_pre_name, module)?)?;
     module.add_class::<PyTokenizer>()?;
     module.add_class::<PyStreamDecoder>()
 }

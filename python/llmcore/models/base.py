@@ -22,6 +22,7 @@ __all__ = [
     "in_layers",
     "read_config",
     "required",
+    "set_fields",
     "unsupported",
 ]
 
@@ -86,6 +87,18 @@ def errors_name(file: str | Path, within: str | Path | None = None) -> Iterator[
         if str(error).startswith(str(file if within is None else within)):
             raise
         raise ValueError(f"{file}: {error}") from None
+
+
+def set_fields(config: Any) -> dict[str, Any]:
+    """The fields of a `Config` by name, but for those that are None, in values too."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: kept(item) for key, item in value.items() if item is not None}
+        return value
+
+    fields: dict[str, Any] = kept(dataclasses.asdict(config))
+    return fields
 
 
 def required(gguf: Gguf, key: str) -> Any:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from llmcore._core import Gguf
 from llmcore.blocks import Attention, Decoder, Embed, LayerNorm, Linear, Mlp, Repeat, Residual, Serial, Tied
-from llmcore.models.base import View, check_epsilon, check_sizes, in_layers, required, unsupported
+from llmcore.models.base import (
+    View,
+    check_epsilon,
+    check_sizes,
+    in_layers,
+    required,
+    set_fields,
+    unsupported,
+)
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
 PREFIX = "transformer."
+
+# The class of Transformers that reads a checkpoint.
+ARCHITECTURE = "GPT2LMHeadModel"
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,11 @@ def gguf_config(gguf: Gguf) -> dict[str, object]:
         "layer_norm_epsilon": required(gguf, "gpt2.attention.layer_norm_epsilon"),
         "tie_word_embeddings": "output.weight" not in gguf.names(),
     }
+
+
+def config_json(c: Config) -> dict[str, Any]:
+    """The fields of a config.json that says the same as a [`Config`] read from GGUF."""
+    return set_fields(c)
 
 
 def gguf_tensors(c: Config) -> dict[str, View]:

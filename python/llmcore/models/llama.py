@@ -18,11 +18,22 @@ from llmcore.blocks import (
     Serial,
     Tied,
 )
-from llmcore.models.base import View, check_epsilon, check_sizes, in_layers, required, unsupported
-from llmcore.rope import rope
+from llmcore.models.base import (
+    View,
+    check_epsilon,
+    check_sizes,
+    in_layers,
+    required,
+    set_fields,
+    unsupported,
+)
+from llmcore.rope import llama3_parameters, rope
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
 PREFIX = "model."
+
+# The class of Transformers that reads a checkpoint.
+ARCHITECTURE = "LlamaForCausalLM"
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,18 @@ def _gguf_scaling(gguf: Gguf) -> dict[str, Any] | None:
             if value != 1.0:
                 raise unsupported(f"llama.rope.scaling.{factor}", value, "1")
     return scaling
+
+
+def config_json(c: Config) -> dict[str, Any]:
+    """The fields of a config.json that says the same as a [`Config`] read from GGUF.
+
+    Raises:
+        ValueError: rotary factors that are not those of Llama 3, for which config.json has no field.
+    """
+    fields = set_fields(c)
+    if (factors := fields.pop("rope_factors", None)) is not None:
+        fields["rope_scaling"] = llama3_parameters(c.head_size, c.rope_theta, factors)
+    return fields
 
 
 def gguf_tensors(c: Config) -> dict[str, View]:

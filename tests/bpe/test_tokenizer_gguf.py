@@ -1,0 +1,89 @@
+"""A tokenizer from GGUF to tokenizer.json and back: the same ids, here and in `tokenizers`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_gguf_pre import CONTROL, KNOWN, OTHERS, TOKENS, write_file
+from test_sentencepiece import MARKUP, MODELS, train, write_gguf
+from texts import texts
+
+from llmcore._core import Gguf
+from llmcore.tokenizer import Tokenizer
+from llmcore.tokenizer_gguf import tokenizer_files
+
+
+def as_folder(file: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in tokenizer_files(Gguf(file), file).items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def check_same(file: Path, folder: Path, examples: int) -> None:
+    """The file and the folder made of it have the same ids and roles."""
+    before, after = Tokenizer.from_file(file), Tokenizer.from_folder(as_folder(file, folder))
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for role in ("bos_token_id", "eos_token_ids", "unk_token_id", "pad_token_id", "prefix_ids"):
+        assert getattr(after, role) == getattr(before, role), role
+    # In a folder all tokens with a role are special.
+    unknown = set() if before.unk_token_id is None else {before.unk_token_id}
+    assert set(after.special_ids) == {*before.special_ids, *unknown}
+
+    @settings(max_examples=examples, suppress_health_check=[HealthCheck.too_slow])
+    @given(batch=st.lists(texts, min_size=50, max_size=50))
+    def check(batch: list[str]) -> None:
+        for text in [*batch, *CONTROL]:
+            # A NUL and markup are where SentencePiece and its conversion differ.
+            text = text.replace("\0", "").replace(MARKUP, "")
+            ids = before.encode(text)
+            assert after.encode(text) == ids, text
+            assert theirs.encode(text).ids == ids, text
+            assert after.decode(ids) == before.decode(ids)
+
+    check()
+
+
+@pytest.mark.parametrize("pre", [*KNOWN, *OTHERS])
+def test_byte_level(pre: str, tmp_path: Path) -> None:
+    file = write_file(tmp_path / "model.gguf", pre, add_bos_token=True, padding_token_id=len(TOKENS))
+    check_same(file, tmp_path / "folder", examples=3)
+
+
+def test_a_space_before_the_text(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "model.gguf", "gpt-2", add_space_prefix=True)
+    before, after = Tokenizer.from_file(file), Tokenizer.from_folder(as_folder(file, tmp_path / "folder"))
+    for text in ("a", " a", "", "a <s>a"):
+        assert after.encode(text) == before.encode(text)
+    file = write_file(tmp_path / "model.gguf", "smollm", add_space_prefix=True)
+    with pytest.raises(ValueError, match=r"model\.gguf: tokenizer\.ggml\.add_space_prefix: found true"):
+        as_folder(file, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sentencepiece(name: str, tmp_path: Path) -> None:
+    options: dict[str, object] = dict(MODELS[name])
+    if name == "user_defined":  # after each of them tokenizers puts a space, if before a text
+        options["add_dummy_prefix"] = False
+    prefix = bool(options.get("add_dummy_prefix", True))
+    check_same(write_gguf(tmp_path / "model.gguf", train(**options), prefix), tmp_path / "folder", 10)
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    file = write_file(tmp_path / "model.gguf", "gpt-2", model="none")
+    assert tokenizer_files(Gguf(file), file) == {}
+
+
+def test_smollm2(smollm2_path: Path, tmp_path: Path) -> None:
+    before, after = (
+        Tokenizer.from_file(smollm2_path),
+        Tokenizer.from_folder(as_folder(smollm2_path, tmp_path)),
+    )
+    text = Path(json.__file__).read_text(encoding="utf-8") + "<|im_start|>user 12345 漢字 é<|im_end|>"
+    assert after.encode(text) == before.encode(text)
+    assert after.chat_template == before.chat_template
