@@ -93,7 +93,9 @@ class TrainableModel(Model):
         self.checkpointing = False
         self._frozen = [frozen] if isinstance(frozen, str) else list(frozen)
         super().__init__(checkpoint, threads=threads)
-        self._tensors = [Tensor(name, tuple(shape), *rest) for name, shape, *rest in self.core.tensors()]
+        self._tensors = [
+            Tensor(name, tuple(shape), start, trained) for name, shape, start, trained in self.core.tensors()
+        ]
 
     def _compile(
         self, threads: int | None, trainable: tuple[str, set[str], str] | None = None
