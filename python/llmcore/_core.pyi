@@ -39,6 +39,7 @@ __all__ = [
     "layer_norm_backward",
     "log_softmax",
     "matmul",
+    "parameters_of",
     "rms_norm",
     "rms_norm_backward",
     "rope",
@@ -345,6 +346,8 @@ def json_texts(lines: Sequence[bytes]) -> list[str | None]: ...
 class StreamDecoder:
     def push(self, id: int) -> str: ...
     def finish(self) -> str: ...
+
+def parameters_of(description: str) -> list[tuple[str, list[int]]]: ...
 
 @final
 class Model:

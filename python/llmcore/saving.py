@@ -14,7 +14,7 @@ from llmcore.checkpoint import Checkpoint
 from llmcore.files import replaced_folder
 from llmcore.safetensors_file import MAX_SHARD_SIZE, write_sharded
 
-__all__ = ["FILES", "TOKENIZER_FILES", "save_folder", "write_folder"]
+__all__ = ["FILES", "TOKENIZER_FILES", "copy_tokenizer", "save_folder", "write_folder", "write_json"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -68,7 +68,7 @@ def write_folder(
     `model.safetensors`, the tokenizer's files."""
     dtypes = {lazy(array, name).dtype for name, array in tensors.items()}
     widest = next((name for dtype, name in _TORCH_TYPES.items() if dtype in dtypes), "float32")
-    _write_json(folder / "config.json", _config_json(checkpoint, widest))
+    write_json(folder / "config.json", _config_json(checkpoint, widest))
     _write_generation(folder, checkpoint)
     copy_tokenizer(checkpoint.path, folder)
     write_sharded(folder, tensors, max_shard_size=max_shard_size)
@@ -94,7 +94,7 @@ def _write_generation(folder: Path, checkpoint: Checkpoint) -> None:
     if file.is_file():
         shutil.copyfile(file, folder / file.name)
     elif isinstance(checkpoint.source, Gguf) and checkpoint.generation:
-        _write_json(folder / file.name, dict(checkpoint.generation))
+        write_json(folder / file.name, dict(checkpoint.generation))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -103,12 +103,13 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         from llmcore.tokenizer_gguf import tokenizer_files
 
         for name, content in tokenizer_files(Gguf(source), source).items():
-            _write_json(folder / name, content)
+            write_json(folder / name, content)
         return
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """A JSON file, as readable as Transformers writes it."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

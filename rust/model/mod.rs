@@ -10,7 +10,7 @@ use crate::cache::KvPool;
 use crate::error::{Error, Result, room};
 use crate::formats::TensorSource;
 use crate::kernels::{Precision, log_sum_exp};
-use crate::parameters::{Parameters, View};
+use crate::parameters::{ParamInfo, Parameters, View};
 use crate::sites::{Hook, Sites};
 use crate::step::{SeqId, Step, Wanted, Work};
 
@@ -44,6 +44,24 @@ pub struct Trainable<'a> {
     pub precision: Precision,
 }
 
+/// The parameters of a description, as [`Model::load`] takes it, without any checkpoint.
+///
+/// Errors: a description that is wrong, by path.
+pub fn parameters_of(description: &str) -> Result<Vec<ParamInfo>> {
+    Ok(compile(description)?.1.layout.params().to_vec())
+}
+
+fn compile(description: &str) -> Result<(Decoder, Builder)> {
+    let spec: Spec = serde_json::from_str(description)
+        .map_err(|error| Error::argument("description", error, "what llmcore.blocks.describe gives"))?;
+    let Spec::Decoder(spec) = spec else {
+        return Err(Error::argument("description", spec.default_name(), "a Decoder"));
+    };
+    let mut builder = Builder::default();
+    let decoder = Decoder::compile(&spec, &mut builder)?;
+    Ok((decoder, builder))
+}
+
 impl Model {
     /// Compiles a description (JSON, as `llmcore.blocks.describe` gives) and loads its parameters.
     /// No sequence may be longer than `max_positions`.
@@ -56,13 +74,7 @@ impl Model {
         max_positions: usize,
         trainable: Option<&Trainable<'_>>,
     ) -> Result<Self> {
-        let spec: Spec = serde_json::from_str(description)
-            .map_err(|error| Error::argument("description", error, "what llmcore.blocks.describe gives"))?;
-        let Spec::Decoder(spec) = spec else {
-            return Err(Error::argument("description", spec.default_name(), "a Decoder"));
-        };
-        let mut builder = Builder::default();
-        let decoder = Decoder::compile(&spec, &mut builder)?;
+        let (decoder, builder) = compile(description)?;
         let max_positions = decoder.positions.map_or(max_positions, |learned| learned.min(max_positions));
         let (parameters, training) = match trainable {
             None => (Parameters::load(builder.layout, source, views)?, None),

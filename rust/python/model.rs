@@ -11,7 +11,7 @@ use super::lent::Lendable;
 use crate::blocks::tape::Dropout;
 use crate::error::{Error, Result};
 use crate::kernels::Precision;
-use crate::model::{Arena, Batch, CHUNK, Loss, Model, Trainable};
+use crate::model::{self, Arena, Batch, CHUNK, Loss, Model, Trainable};
 use crate::parameters::View;
 use crate::random::Philox;
 use crate::sites::Capture;
@@ -296,6 +296,14 @@ fn append(captured: &Bound<'_, PyDict>, path: &str, array: &Bound<'_, PyUntypedA
     }
 }
 
+/// The paths and shapes of the parameters that a description (as `Model` takes it) has. Raises `ValueError`.
+#[pyfunction]
+fn parameters_of(py: Python<'_>, description: &str) -> PyResult<Vec<(String, Vec<usize>)>> {
+    let parameters = py.detach(|| model::parameters_of(description))?;
+    Ok(parameters.into_iter().map(|parameter| (parameter.path, parameter.shape)).collect())
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(parameters_of, module)?)?;
     module.add_class::<PyModel>()
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from llmcore.models.base import (
     set_fields,
     unsupported,
 )
+from llmcore.models.initial import Constant, Initial, Normal
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
 PREFIX = "transformer."
@@ -104,6 +106,19 @@ def tensors(c: Config) -> dict[str, View]:
     if not c.tie_word_embeddings:
         table["head.weight"] = View("lm_head.weight")
     return table | in_layers(c.n_layer, layer)
+
+
+def initial(c: Config, std: float, pad: int | None) -> Initial:
+    """How a new model begins: what adds to the residual stream is the smaller, the more layers there are, so
+    that the stream is not (Radford et al. 2019, section 2.3). The embedding of padding is like any other."""
+    residual = Normal(std / math.sqrt(2 * c.n_layer))
+    return {
+        "*norm*.weight": Constant(1.0),
+        "*.bias": Constant(0.0),
+        "layers.*.attn.o.weight": residual,
+        "layers.*.mlp.down.weight": residual,
+        "*": Normal(std),
+    }
 
 
 def gguf_config(gguf: Gguf) -> dict[str, object]:

@@ -27,6 +27,7 @@ from llmcore.models.base import (
     set_fields,
     unsupported,
 )
+from llmcore.models.initial import Constant, Initial, Normal
 from llmcore.rope import llama3_parameters, rope
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
@@ -143,6 +144,16 @@ def tensors(c: Config) -> dict[str, View]:
     if not c.tie_word_embeddings:
         table["head.weight"] = View("lm_head.weight")
     return table | in_layers(c.num_hidden_layers, layer)
+
+
+def initial(c: Config, std: float, pad: int | None) -> Initial:
+    """How a new model begins, in Transformers: all matrices alike, whatever they add to."""
+    return {
+        "*norm*.weight": Constant(1.0),
+        "*.bias": Constant(0.0),
+        "embed.weight": Normal(std, zero_row=pad),
+        "*": Normal(std),
+    }
 
 
 def gguf_config(gguf: Gguf) -> dict[str, object]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmcore.training.batch import count_labels
+    from llmcore.training.initialise import new_model
     from llmcore.training.model import Dropout, Tensor, TrainableModel
 
-__all__ = ["Dropout", "Tensor", "TrainableModel", "count_labels"]
+__all__ = ["Dropout", "Tensor", "TrainableModel", "count_labels", "new_model"]
 
 # Public names by the module of this package that has them, imported when they are first asked for.
 _HOMES = {
@@ -17,6 +18,7 @@ _HOMES = {
     "Tensor": "model",
     "TrainableModel": "model",
     "count_labels": "batch",
+    "new_model": "initialise",
 }
 
 
