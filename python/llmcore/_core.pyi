@@ -397,11 +397,10 @@ class Flat:
     def lend(self) -> NDArray[np.float32]: ...
     def give_back(self) -> None: ...
 
-_Arenas = tuple[Flat, Flat]
 _Group = tuple[int, int, float]
 
 def adamw_step(
-    arenas: _Arenas,
+    model: Model,
     exp_avg: Flat,
     exp_avg_sq: Flat,
     groups: Sequence[_Group],
@@ -412,7 +411,7 @@ def adamw_step(
     max_grad_norm: float | None,
 ) -> float: ...
 def sgd_step(
-    arenas: _Arenas,
+    model: Model,
     momentum_buffer: Flat,
     groups: Sequence[_Group],
     lr: float,
@@ -420,8 +419,8 @@ def sgd_step(
     nesterov: bool,
     max_grad_norm: float | None,
 ) -> float: ...
-def ema_update(arenas: _Arenas, averages: Flat, groups: Sequence[_Group], decay: float) -> None: ...
-def ema_swap(arenas: _Arenas, averages: Flat) -> None: ...
+def ema_update(model: Model, averages: Flat, groups: Sequence[_Group], decay: float) -> None: ...
+def ema_swap(model: Model, averages: Flat) -> None: ...
 
 _Logprobs = list[tuple[int, float, list[tuple[int, float]]]]
 _FinishReason = Literal["stop", "length"]

@@ -52,6 +52,15 @@ impl PyModel {
         })
     }
 
+    /// Lets `job` read or change the parameters that train; gradients that were added stay.
+    pub fn with_parameters<R: Send>(
+        &self,
+        py: Python<'_>,
+        job: impl FnOnce(&mut [f32]) -> Result<R> + Send,
+    ) -> PyResult<R> {
+        self.run(py, |model| job(model.arena(Arena::Parameters)?))
+    }
+
     fn run<R: Send>(&self, py: Python<'_>, job: impl FnOnce(&mut Model) -> Result<R> + Send) -> PyResult<R> {
         Ok(py.detach(|| {
             let mut model = self.model.lock(NAME)?;

@@ -5,27 +5,9 @@ use std::ops::Range;
 use pyo3::prelude::*;
 
 use super::flat::Flat;
+use super::model::PyModel;
 use crate::error::{Error, Result};
 use crate::kernels::optimizer::{AdamW, Sgd, average, sum_of_squares};
-
-/// Where parameters and their gradients are: two flat arrays of one length.
-#[derive(FromPyObject)]
-struct Arenas<'py>(Bound<'py, Flat>, Bound<'py, Flat>);
-
-impl Arenas<'_> {
-    /// Runs `job` on parameters and gradients with the GIL released.
-    fn run<R: Send>(
-        &self,
-        py: Python<'_>,
-        job: impl FnOnce(&mut [f32], &[f32]) -> Result<R> + Send,
-    ) -> PyResult<R> {
-        let (params, grads) = (self.0.get(), self.1.get());
-        Ok(py.detach(|| {
-            let [mut params, grads] = Flat::lock([params, grads])?;
-            job(&mut params, &grads)
-        })?)
-    }
-}
 
 /// Parameters that are treated alike: the first, the one after the last, and their weight decay.
 type Group = (usize, usize, f64);
@@ -48,13 +30,12 @@ fn ranges(groups: &[Group], len: usize, state: &[usize]) -> Result<Vec<(Range<us
     Ok(groups.iter().map(|&(start, end, decay)| (start..end, decay)).collect())
 }
 
-/// The norm of the gradients in all ranges together, and what they are to be multiplied by so that it is at most
-/// `most`, as torch's `clip_grad_norm_` has it (Pascanu et al. 2013). None if the norm is not finite.
-fn clipping(grads: &[f32], ranges: &[(Range<usize>, f64)], most: Option<f64>) -> (f64, Option<f32>) {
+/// The norm of all gradients together, and what they are to be multiplied by so that it is at most `most`, as
+/// torch's `clip_grad_norm_` has it (Pascanu et al. 2013). None if the norm is not finite.
+fn clipping(grads: &[f32], most: Option<f64>) -> (f64, Option<f32>) {
     /// What torch adds to the norm before it divides by it.
     const TINY: f64 = 1e-6;
-    let squares: f64 = ranges.iter().map(|(range, _)| sum_of_squares(&grads[range.clone()])).sum();
-    let norm = squares.sqrt();
+    let norm = sum_of_squares(grads).sqrt();
     let scale = most.map_or(1.0, |most| (most / (norm + TINY)).min(1.0));
     (norm, norm.is_finite().then_some(scale as f32))
 }
@@ -65,7 +46,7 @@ fn clipping(grads: &[f32], ranges: &[(Range<usize>, f64)], most: Option<f64>) ->
 #[allow(clippy::too_many_arguments)]
 fn adamw_step(
     py: Python<'_>,
-    arenas: Arenas<'_>,
+    model: &PyModel,
     exp_avg: &Flat,
     exp_avg_sq: &Flat,
     groups: Vec<Group>,
@@ -75,10 +56,10 @@ fn adamw_step(
     step: u64,
     max_grad_norm: Option<f64>,
 ) -> PyResult<f64> {
-    arenas.run(py, |params, grads| {
+    model.with_arenas(py, |params, grads| {
         let [mut first, mut second] = Flat::lock([exp_avg, exp_avg_sq])?;
         let ranges = ranges(&groups, params.len(), &[first.len(), second.len()])?;
-        let (norm, scale) = clipping(grads, &ranges, max_grad_norm);
+        let (norm, scale) = clipping(grads, max_grad_norm);
         let Some(scale) = scale else { return Ok(norm) };
         let (learning_rate, (beta1, beta2)) = (lr, betas);
         for (at, weight_decay) in ranges {
@@ -95,7 +76,7 @@ fn adamw_step(
 #[allow(clippy::too_many_arguments)]
 fn sgd_step(
     py: Python<'_>,
-    arenas: Arenas<'_>,
+    model: &PyModel,
     momentum_buffer: &Flat,
     groups: Vec<Group>,
     lr: f64,
@@ -103,10 +84,10 @@ fn sgd_step(
     nesterov: bool,
     max_grad_norm: Option<f64>,
 ) -> PyResult<f64> {
-    arenas.run(py, |params, grads| {
+    model.with_arenas(py, |params, grads| {
         let [mut momenta] = Flat::lock([momentum_buffer])?;
         let ranges = ranges(&groups, params.len(), &[momenta.len()])?;
-        let (norm, scale) = clipping(grads, &ranges, max_grad_norm);
+        let (norm, scale) = clipping(grads, max_grad_norm);
         let Some(scale) = scale else { return Ok(norm) };
         for (at, weight_decay) in ranges {
             let sgd = Sgd { learning_rate: lr, momentum, weight_decay, nesterov };
@@ -120,12 +101,12 @@ fn sgd_step(
 #[pyfunction]
 fn ema_update(
     py: Python<'_>,
-    arenas: Arenas<'_>,
+    model: &PyModel,
     averages: &Flat,
     groups: Vec<Group>,
     decay: f64,
 ) -> PyResult<()> {
-    arenas.run(py, |params, _| {
+    model.with_parameters(py, |params| {
         let [mut averages] = Flat::lock([averages])?;
         for (at, _) in ranges(&groups, params.len(), &[averages.len()])? {
             average(decay, &params[at.clone()], &mut averages[at]);
@@ -136,8 +117,8 @@ fn ema_update(
 
 /// Lets the parameters and their averages change places.
 #[pyfunction]
-fn ema_swap(py: Python<'_>, arenas: Arenas<'_>, averages: &Flat) -> PyResult<()> {
-    arenas.run(py, |params, _| {
+fn ema_swap(py: Python<'_>, model: &PyModel, averages: &Flat) -> PyResult<()> {
+    model.with_parameters(py, |params| {
         let [mut averages] = Flat::lock([averages])?;
         ranges(&[], params.len(), &[averages.len()])?;
         params.swap_with_slice(&mut averages);

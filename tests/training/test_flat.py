@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
-import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import llmcore
 from llmcore import _core
+
+TINY = Path(__file__).parents[1] / "data" / "tiny" / "gpt2"
 
 
 def flat_of(values) -> _core.Flat:
@@ -40,18 +43,19 @@ def test_what_is_written_while_lent_stays():
 
 
 def test_while_lent_every_other_use_raises():
-    flat, other, third = _core.Flat(3), _core.Flat(3), _core.Flat(3)
+    model = llmcore.load(TINY, trainable=True)
+    with model.arena("param") as params:
+        flat = _core.Flat(len(params))
     flat.lend()
     for use in (
         flat.lend,
-        lambda: _core.ema_swap((other, third), flat),
-        lambda: _core.ema_swap((flat, third), other),
-        lambda: _core.ema_update((other, flat), third, [(0, 3, 0.0)], 0.5),
+        lambda: _core.ema_swap(model.core, flat),
+        lambda: _core.ema_update(model.core, flat, [], 0.5),
     ):
         with pytest.raises(RuntimeError, match="lent"):
             use()
     flat.give_back()
-    _core.ema_swap((other, third), flat)
+    _core.ema_swap(model.core, flat)
 
 
 def test_what_was_given_back_is_read_only():
@@ -75,32 +79,8 @@ def test_an_array_keeps_the_memory():
 def test_nothing_is_an_array_too():
     flat = _core.Flat(0)
     assert floats(flat).tolist() == []
-    _core.ema_swap((_core.Flat(0), _core.Flat(0)), flat)
 
 
 def test_more_than_there_is_raises():
     with pytest.raises(MemoryError):
         _core.Flat(2**62)
-
-
-def test_the_same_array_twice_is_an_error_and_no_deadlock():
-    flat, other = _core.Flat(3), _core.Flat(3)
-    with pytest.raises(ValueError, match="twice"):
-        _core.ema_swap((flat, flat), other)
-    with pytest.raises(ValueError, match="twice"):
-        _core.adamw_step((flat, other), *[_core.Flat(3)] * 2, [], 0.1, (0.9, 0.9), 1e-8, 1, None)
-
-
-def test_calls_that_name_arrays_in_any_order_do_not_wait_for_each_other():
-    a, b, average = _core.Flat(1000), _core.Flat(1000), _core.Flat(1000)
-
-    def swap(pair):
-        for _ in range(300):
-            _core.ema_swap(pair, average)
-
-    threads = [threading.Thread(target=swap, args=(pair,), daemon=True) for pair in ((a, b), (b, a))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-        assert not thread.is_alive()

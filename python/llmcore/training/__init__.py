@@ -9,15 +9,31 @@ if TYPE_CHECKING:
     from llmcore.training.batch import count_labels
     from llmcore.training.initialise import new_model
     from llmcore.training.model import Dropout, Tensor, TrainableModel
+    from llmcore.training.optimizer import EMA, SGD, AdamW
+    from llmcore.training.schedules import make_schedule
 
-__all__ = ["Dropout", "Tensor", "TrainableModel", "count_labels", "new_model"]
+__all__ = [
+    "EMA",
+    "SGD",
+    "AdamW",
+    "Dropout",
+    "Tensor",
+    "TrainableModel",
+    "count_labels",
+    "make_schedule",
+    "new_model",
+]
 
 # Public names by the module of this package that has them, imported when they are first asked for.
 _HOMES = {
+    "AdamW": "optimizer",
     "Dropout": "model",
+    "EMA": "optimizer",
+    "SGD": "optimizer",
     "Tensor": "model",
     "TrainableModel": "model",
     "count_labels": "batch",
+    "make_schedule": "schedules",
     "new_model": "initialise",
 }
 
