@@ -358,7 +358,7 @@ class Model:
         views: str,
         max_positions: int,
         threads: int | None = None,
-        trainable: tuple[str, set[str], str] | None = None,
+        trainable: str | None = None,
     ) -> Model: ...
     @property
     def vocab_size(self) -> int: ...

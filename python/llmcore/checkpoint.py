@@ -19,7 +19,7 @@ from llmcore._core import Gguf, SafeTensors
 from llmcore.models import architecture
 from llmcore.models.base import View, errors_name, read_config
 
-__all__ = ["Checkpoint", "open_checkpoint", "read_json", "views_json"]
+__all__ = ["Checkpoint", "as_table", "open_checkpoint", "read_json"]
 
 
 # What older files keep besides parameters: GPT-2's causal masks, and rotary frequencies.
@@ -78,9 +78,9 @@ class Checkpoint:
         return [name for name in self.source.names() if name not in known and not _BUFFER.search(name)]
 
 
-def views_json(views: Mapping[str, View]) -> str:
-    """A table of views as `_core` takes it."""
-    return json.dumps({path: dataclasses.asdict(view) for path, view in views.items()})
+def as_table(views: Mapping[str, View]) -> dict[str, dict[str, Any]]:
+    """Views as `_core` takes them, in JSON."""
+    return {path: dataclasses.asdict(view) for path, view in views.items()}
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

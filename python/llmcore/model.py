@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from llmcore import _core, generation, hub
 from llmcore.blocks import describe
-from llmcore.checkpoint import Checkpoint, open_checkpoint, views_json
+from llmcore.checkpoint import Checkpoint, as_table, open_checkpoint
 from llmcore.ids import Ids, token_ids
 from llmcore.models.base import errors_name
 
 if TYPE_CHECKING:
     from llmcore.tokenizer import Tokenizer
+    from llmcore.training.lora import LoRA
     from llmcore.training.model import TrainableModel
 
 __all__ = ["Model", "Score", "load"]
@@ -43,6 +44,7 @@ def load(
     trainable: Literal[True],
     precision: str = ...,
     frozen: str | Sequence[str] = ...,
+    adapter: LoRA | str | Path | None = ...,
 ) -> TrainableModel: ...
 def load(
     source: str | Path,
@@ -52,6 +54,7 @@ def load(
     trainable: bool = False,
     precision: str = "float32",
     frozen: str | Sequence[str] = (),
+    adapter: LoRA | str | Path | None = None,
 ) -> Model:
     """Loads a model.
 
@@ -64,6 +67,7 @@ def load(
             Weights, gradients and sums are float32.
         frozen: Names of tensors that do not train, or a pattern of such (`*` and `?` as in names of files),
             or several.
+        adapter: Trains only low-rank adapters: new ones, or those of a folder in PEFT's format.
 
     Raises:
         FileNotFoundError: nothing is found under the name; says where it was looked for.
@@ -80,10 +84,12 @@ def load(
         raise ValueError(f"dtype: found {dtype!r}, expected 'auto' or 'float32'")
     checkpoint = open_checkpoint(hub.resolve(source))
     if not trainable:
+        if adapter is not None or frozen or precision != "float32":
+            raise ValueError("trainable: found False, expected True with adapter, frozen or precision")
         return Model(checkpoint, threads=threads)
     from llmcore.training.model import TrainableModel
 
-    return TrainableModel(checkpoint, threads=threads, precision=precision, frozen=frozen)
+    return TrainableModel(checkpoint, threads=threads, precision=precision, frozen=frozen, adapter=adapter)
 
 
 @dataclass(frozen=True)
@@ -139,17 +145,15 @@ class Model:
                 f"{checkpoint.weights_file}: found {count} that nothing reads: {first}", stacklevel=3
             )
 
-    def _compile(
-        self, threads: int | None, trainable: tuple[str, set[str], str] | None = None
-    ) -> _core.Model:
+    def _compile(self, threads: int | None, trainable: Mapping[str, Any] | None = None) -> _core.Model:
         checkpoint = self.checkpoint
         return _core.Model(
             json.dumps(describe(checkpoint.module.build(checkpoint.config))),
             checkpoint.source,
-            views_json(checkpoint.views),
+            json.dumps(as_table(checkpoint.views)),
             checkpoint.module.max_positions(checkpoint.config),
             threads,
-            trainable,
+            None if trainable is None else json.dumps(trainable),
         )
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 
-use crate::blocks::spec::{RopeSpec, Spec};
+use crate::blocks::spec::{AdaptersSpec, RopeSpec, Spec};
 use crate::blocks::tape::DropoutId;
 use crate::cache::KvShape;
 use crate::error::{Error, Result};
@@ -26,12 +26,19 @@ pub struct Builder {
     pub sites: Sites,
     pub kv: Vec<KvShape>,
     pub ropes: Vec<RopeSpec>,
+    /// What is to be adapted.
+    pub adapters: Option<AdaptersSpec>,
     dropouts: u32,
     scope: Vec<String>,
     taken: HashSet<String>,
 }
 
 impl Builder {
+    /// For a tree with adapters.
+    pub fn with_adapters(adapters: Option<AdaptersSpec>) -> Self {
+        Builder { adapters, ..Builder::default() }
+    }
+
     /// Compiles what `inside` compiles under the block's name; a name that the scope has already gets `_2`, `_3`, …
     pub fn within<T>(&mut self, spec: &Spec, inside: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.named(spec.name().unwrap_or(spec.default_name()), inside)
@@ -94,6 +101,12 @@ impl Builder {
     pub fn matrix(&mut self, outputs: &[(String, usize)], inputs: usize) -> MatrixId {
         let parts = self.paths(outputs);
         self.layout.matrix(&parts, inputs)
+    }
+
+    /// As [`Builder::matrix`], of parameters that no checkpoint has.
+    pub fn added_matrix(&mut self, outputs: &[(String, usize)], inputs: usize) -> MatrixId {
+        let parts = self.paths(outputs);
+        self.layout.added_matrix(&parts, inputs)
     }
 
     fn paths(&self, leaves: &[(String, usize)]) -> Vec<(String, usize)> {

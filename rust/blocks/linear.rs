@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::blocks::adapter::Adapter;
 use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
 use crate::error::Result;
@@ -16,6 +17,7 @@ pub struct Linear {
     bias: Option<VectorId>,
     /// Where each output begins; one more for the end.
     starts: Vec<usize>,
+    adapters: Vec<Adapter>,
 }
 
 impl Linear {
@@ -37,12 +39,13 @@ impl Linear {
         };
         let weight = builder.matrix(&parts("weight"), inputs);
         let bias = bias.then(|| builder.vectors(&parts("bias")));
-        Ok(Linear { weight, bias, starts })
+        let adapters = Adapter::compile(outputs, &starts, inputs, builder)?;
+        Ok(Linear { weight, bias, starts, adapters })
     }
 
     /// The head that shares a matrix with the embeddings.
     pub fn tied(weight: MatrixId, outputs: usize) -> Self {
-        Linear { weight, bias: None, starts: vec![0, outputs] }
+        Linear { weight, bias: None, starts: vec![0, outputs], adapters: Vec::new() }
     }
 
     /// Where output `index` begins in a row of all outputs; their total size for one past the last.
@@ -68,6 +71,9 @@ impl Linear {
         let bias = self.bias.map(|bias| &pass.params.vector(bias)[columns.clone()]);
         let output = MatrixMut::new(&mut y.values, x.rows, columns.len());
         gemm(x.matrix(), weight, bias, output, pass.precision);
+        for adapter in &self.adapters {
+            adapter.forward(pass, x, &mut y, &columns);
+        }
         y
     }
 
@@ -83,6 +89,9 @@ impl Linear {
         let weight = pass.params.strided(self.weight).transposed();
         let output = MatrixMut::new(&mut dx.values, x.rows, x.width);
         gemm(dy.matrix(), weight, None, output, pass.precision);
+        for adapter in &self.adapters {
+            adapter.backward(pass, x, dy, &mut dx);
+        }
         dx
     }
 }

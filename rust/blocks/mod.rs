@@ -3,6 +3,7 @@
 //! A block maps rows to rows. [`pass::Pass`] carries what a pass needs beside them: the parameters,
 //! the sequences that the rows belong to, the cache, hooks, and scratch memory.
 
+pub mod adapter;
 pub mod attention;
 pub mod builder;
 pub mod decoder;

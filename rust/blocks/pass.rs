@@ -149,6 +149,11 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Whether activations may be dropped.
+    pub fn trains(&self) -> bool {
+        matches!(&self.memory, Memory::Tape(Tape { dropout: Some(_), .. }))
+    }
+
     /// Keeps what the backward pass needs, if there will be one.
     pub fn keep(&mut self, x: Rows) {
         let left = match self.tape() {
@@ -192,16 +197,24 @@ impl<'a> Pass<'a> {
         self.tape().and_then(|tape| tape.sink.as_mut()).expect("a backward pass has a sink")
     }
 
-    /// Drops activations, or gradients, while training.
+    /// Drops activations, or gradients, of the residual stream while training.
     pub fn drop_out(&mut self, place: DropoutId, x: &mut Rows) {
+        self.drop_out_at(place, self.dropout_rate(), x);
+    }
+
+    /// As [`Pass::drop_out`], at a rate of the place's own.
+    pub fn drop_out_at(&mut self, place: DropoutId, rate: f32, x: &mut Rows) {
         if let Memory::Tape(Tape { dropout: Some(dropout), .. }) = &self.memory {
-            dropout.apply(place, &self.segments, x);
+            dropout.apply(place, rate, &self.segments, x);
         }
     }
 
-    /// Whether [`Pass::drop_out`] does anything.
-    pub fn drops_out(&self) -> bool {
-        matches!(&self.memory, Memory::Tape(Tape { dropout: Some(_), .. }))
+    /// The rate of [`Pass::drop_out`].
+    pub fn dropout_rate(&self) -> f32 {
+        match &self.memory {
+            Memory::Tape(Tape { dropout: Some(dropout), .. }) => dropout.rate,
+            _ => 0.0,
+        }
     }
 
     /// The position of every row.

@@ -27,7 +27,7 @@ impl Residual {
     }
 
     pub fn backward(&self, pass: &mut Pass<'_>, x: &Rows, dy: &Rows) -> Result<Rows> {
-        let mut dx = if pass.drops_out() {
+        let mut dx = if pass.dropout_rate() > 0.0 {
             let mut left = pass.copy(dy);
             pass.drop_out(self.dropout, &mut left);
             let dx = backward_all(&self.blocks, pass, x, &left)?;

@@ -61,6 +61,19 @@ pub struct RopeSpec {
     pub scale: f32,
 }
 
+/// Low-rank adapters (LoRA, Hu et al. 2021): what `python/llmcore/training/lora.py` sends.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct AdaptersSpec {
+    pub rank: usize,
+    /// Factor of what an adapter adds.
+    pub scale: f32,
+    /// The rate at which inputs of adapters are dropped while training.
+    pub dropout: f32,
+    /// What each adapter is for: the paths of neighbouring outputs of one product.
+    pub targets: Vec<Vec<String>>,
+}
+
 impl Spec {
     /// What the block is called in paths unless it has a name: its kind; nothing for a mere grouping.
     pub fn default_name(&self) -> &'static str {

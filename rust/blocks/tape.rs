@@ -55,7 +55,7 @@ impl<'a> Tape<'a> {
 /// Dropout (Srivastava et al. 2014) of one step of training.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
-    /// The probability to drop, less than 1.
+    /// The probability to drop in the residual stream, less than 1.
     pub rate: f32,
     /// The draws of this step.
     pub draws: Philox,
@@ -64,8 +64,11 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// Drops at one place. Applied to a gradient it drops the same elements.
-    pub fn apply(&self, place: DropoutId, segments: &[Segment], x: &mut Rows) {
+    /// Drops at one place, at a rate of its own. Applied to a gradient it drops the same elements.
+    pub fn apply(&self, place: DropoutId, rate: f32, segments: &[Segment], x: &mut Rows) {
+        if rate == 0.0 {
+            return;
+        }
         let keys: Vec<RowKey> = (self.first_sequence..)
             .zip(segments)
             .flat_map(|(sequence, segment)| {
@@ -73,6 +76,6 @@ impl Dropout {
                 positions.map(move |position| RowKey { sequence, position: position as u32 })
             })
             .collect();
-        dropout(&mut x.values, x.width, self.rate, self.draws.derive(place.0.into(), 0), &keys);
+        dropout(&mut x.values, x.width, rate, self.draws.derive(place.0.into(), 0), &keys);
     }
 }

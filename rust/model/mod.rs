@@ -2,10 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::Deserialize;
+
 use crate::blocks::builder::Builder;
 use crate::blocks::decoder::Decoder;
 use crate::blocks::pass::{Memory, Pass, Scratch, Segment};
-use crate::blocks::spec::{RopeSpec, Spec};
+use crate::blocks::spec::{AdaptersSpec, RopeSpec, Spec};
 use crate::cache::KvPool;
 use crate::error::{Error, Result, room};
 use crate::formats::TensorSource;
@@ -34,30 +36,34 @@ pub struct Model {
     training: Option<Training>,
 }
 
-/// How a model that trains is loaded.
-pub struct Trainable<'a> {
-    /// Where the tensors that train, and will be saved, have the parameters.
-    pub tensors: &'a HashMap<String, View>,
+/// How a model that trains is loaded: what `python/llmcore/training/model.py` sends.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Trainable {
+    /// Where the tensors of the checkpoint that will be saved have the parameters.
+    tensors: HashMap<String, View>,
     /// Tensors that get no gradients.
-    pub frozen: &'a HashSet<String>,
+    frozen: HashSet<String>,
     /// What the factors of products are rounded to while training.
-    pub precision: Precision,
+    precision: Precision,
+    /// Adapters that are added; they begin as zeros.
+    adapters: Option<AdaptersSpec>,
 }
 
 /// The parameters of a description, as [`Model::load`] takes it, without any checkpoint.
 ///
 /// Errors: a description that is wrong, by path.
 pub fn parameters_of(description: &str) -> Result<Vec<ParamInfo>> {
-    Ok(compile(description)?.1.layout.params().to_vec())
+    Ok(compile(description, None)?.1.layout.params().to_vec())
 }
 
-fn compile(description: &str) -> Result<(Decoder, Builder)> {
+fn compile(description: &str, adapters: Option<AdaptersSpec>) -> Result<(Decoder, Builder)> {
     let spec: Spec = serde_json::from_str(description)
         .map_err(|error| Error::argument("description", error, "what llmcore.blocks.describe gives"))?;
     let Spec::Decoder(spec) = spec else {
         return Err(Error::argument("description", spec.default_name(), "a Decoder"));
     };
-    let mut builder = Builder::default();
+    let mut builder = Builder::with_adapters(adapters);
     let decoder = Decoder::compile(&spec, &mut builder)?;
     Ok((decoder, builder))
 }
@@ -72,15 +78,16 @@ impl Model {
         source: &dyn TensorSource,
         views: &HashMap<String, View>,
         max_positions: usize,
-        trainable: Option<&Trainable<'_>>,
+        trainable: Option<Trainable>,
     ) -> Result<Self> {
-        let (decoder, builder) = compile(description)?;
+        let adapters = trainable.as_ref().and_then(|trainable| trainable.adapters.clone());
+        let (decoder, builder) = compile(description, adapters)?;
         let max_positions = decoder.positions.map_or(max_positions, |learned| learned.min(max_positions));
         let (parameters, training) = match trainable {
             None => (Parameters::load(builder.layout, source, views)?, None),
-            Some(Trainable { tensors, frozen, precision }) => {
-                let parameters = Parameters::load_flat(builder.layout, source, views, tensors, frozen)?;
-                let training = Training::new(parameters.flat(), *precision)?;
+            Some(Trainable { tensors, frozen, precision, .. }) => {
+                let parameters = Parameters::load_flat(builder.layout, source, views, &tensors, &frozen)?;
+                let training = Training::new(parameters.flat(), precision)?;
                 (parameters, Some(training))
             }
         };

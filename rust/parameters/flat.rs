@@ -86,6 +86,9 @@ impl Flat {
         let (mut trained, mut frozen) = (floats(true)?, floats(false)?);
         for (id, place) in (0u32..).map(ParamId).zip(&plan.params) {
             interrupt::check()?;
+            if layout.info(id).added {
+                continue;
+            }
             let (values, first) =
                 if place.start < trained.len() { (&mut trained, 0) } else { (&mut frozen, trained.len()) };
             loader.scatter(id, |row, column, value| values[place.at(row, column) - first] = value)?;

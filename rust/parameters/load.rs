@@ -36,12 +36,12 @@ impl Loader<'_> {
     /// Checks that the tensors have the shapes that their views need, before anything is allocated.
     pub fn check(&self) -> Result<()> {
         let mut outputs: HashMap<&str, usize> = HashMap::new();
-        for info in &self.layout.params {
+        for info in self.layout.stored() {
             let view = self.view(info)?;
             let end = outputs.entry(&view.tensor).or_default();
             *end = (*end).max(view.first + info.rows());
         }
-        for info in &self.layout.params {
+        for info in self.layout.stored() {
             let view = self.view(info)?;
             let rows = outputs[view.tensor.as_str()];
             let expected = match (info.shape.len(), view.transpose) {

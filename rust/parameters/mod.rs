@@ -42,6 +42,8 @@ pub struct MatrixId(u32);
 pub struct ParamInfo {
     pub path: String,
     pub shape: Vec<usize>,
+    /// No checkpoint has it: it begins as zeros.
+    pub added: bool,
 }
 
 impl ParamInfo {
@@ -65,7 +67,7 @@ pub struct Layout {
 
 impl Layout {
     fn add(&mut self, path: &str, shape: Vec<usize>) -> ParamId {
-        self.params.push(ParamInfo { path: path.to_owned(), shape });
+        self.params.push(ParamInfo { path: path.to_owned(), shape, added: false });
         ParamId((self.params.len() - 1) as u32)
     }
 
@@ -89,8 +91,22 @@ impl Layout {
         MatrixId((self.matrices.len() - 1) as u32)
     }
 
+    /// As [`Layout::matrix`], of parameters that no checkpoint has.
+    pub fn added_matrix(&mut self, outputs: &[(String, usize)], inputs: usize) -> MatrixId {
+        let id = self.matrix(outputs, inputs);
+        for part in &self.matrices[id.0 as usize] {
+            self.params[part.0 as usize].added = true;
+        }
+        id
+    }
+
     pub fn params(&self) -> &[ParamInfo] {
         &self.params
+    }
+
+    /// The parameters that a checkpoint has.
+    fn stored(&self) -> impl Iterator<Item = &ParamInfo> {
+        self.params.iter().filter(|info| !info.added)
     }
 
     fn info(&self, id: ParamId) -> &ParamInfo {

@@ -1,6 +1,6 @@
 //! The compiled model for Python.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyUntypedArray};
 use pyo3::prelude::*;
@@ -10,7 +10,6 @@ use super::formats::source;
 use super::lent::Lendable;
 use crate::blocks::tape::Dropout;
 use crate::error::{Error, Result};
-use crate::kernels::Precision;
 use crate::model::{self, Arena, Batch, CHUNK, Loss, Model, Trainable};
 use crate::parameters::View;
 use crate::random::Philox;
@@ -80,10 +79,8 @@ impl PyModel {
     /// Compiles a description and loads its parameters.
     ///
     /// `description` is JSON, what `llmcore.blocks.describe` gives; `views` is JSON, a table of `View`s by the
-    /// path of the parameter. `trainable` makes a model that trains: a table of the views under which the
-    /// parameters stand in memory, the names of tensors that are frozen, and the precision of products while
-    /// training, "float32" or "bfloat16". Raises `ValueError`, which names the parameter or tensor, what was found and
-    /// what was expected; `MemoryError`.
+    /// path of the parameter. `trainable` makes a model that trains: JSON, the fields of [`Trainable`]. Raises
+    /// `ValueError`, which names the parameter or tensor, what was found and what was expected; `MemoryError`.
     #[new]
     #[pyo3(signature = (description, tensors, views, max_positions, threads=None, trainable=None))]
     fn new(
@@ -93,21 +90,18 @@ impl PyModel {
         views: &str,
         max_positions: usize,
         threads: Option<usize>,
-        trainable: Option<(String, HashSet<String>, String)>,
+        trainable: Option<&str>,
     ) -> PyResult<Self> {
         let tensors = source(tensors)?;
         let model = py.detach(|| {
-            let views = parse_views(views)?;
-            let stored = trainable.as_ref().map(|(stored, ..)| parse_views(stored)).transpose()?;
-            let precision = trainable.as_ref().map(|(.., name)| precision_called(name)).transpose()?;
-            let trainable = match (&stored, &trainable, precision) {
-                (Some(tensors), Some((_, frozen, _)), Some(precision)) => {
-                    Some(Trainable { tensors, frozen, precision })
-                }
-                _ => None,
-            };
+            let views: HashMap<String, View> = serde_json::from_str(views)
+                .map_err(|error| Error::argument("views", error, "a table of views by path"))?;
+            let trainable: Option<Trainable> = trainable
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| Error::argument("trainable", error, "how a model trains"))?;
             threads::with_limit(threads, || {
-                Model::load(description, &*tensors, &views, max_positions, trainable.as_ref())
+                Model::load(description, &*tensors, &views, max_positions, trainable)
             })
         })?;
         let (vocab_size, max_positions) = (model.vocab_size(), model.max_positions());
@@ -198,7 +192,7 @@ impl PyModel {
                 Err(Error::argument("dropout", rate, "a rate from 0, less than 1"))
             }
         });
-        let dropout = dropout.transpose()?.filter(|dropout| dropout.rate > 0.0);
+        let dropout = dropout.transpose()?;
         self.run(py, |model| {
             let batch = Batch { tokens: &tokens, lengths: &lengths, labels: &labels };
             model.loss_and_grad(&batch, &Loss { denominator, smoothing, dropout, checkpointing })
@@ -283,18 +277,6 @@ impl PyModel {
 
 fn to_vec<T: numpy::Element + Copy>(array: &PyReadonlyArray1<'_, T>) -> Vec<T> {
     array.as_array().iter().copied().collect()
-}
-
-fn parse_views(json: &str) -> Result<HashMap<String, View>> {
-    serde_json::from_str(json).map_err(|error| Error::argument("views", error, "a table of views by path"))
-}
-
-fn precision_called(name: &str) -> Result<Precision> {
-    match name {
-        "float32" => Ok(Precision::Float32),
-        "bfloat16" => Ok(Precision::Bfloat16),
-        _ => Err(Error::argument("precision", format!("{name:?}"), "\"float32\" or \"bfloat16\"")),
-    }
 }
 
 /// Adds an array to the list under `path`.

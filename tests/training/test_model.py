@@ -149,6 +149,18 @@ def test_the_arena_holds_the_tensors_and_can_be_written() -> None:
     )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_saved_computes_the_same_bits(name: str, tmp_path: Path) -> None:
+    model, ids = restarted(name), train_batch(name)["input_ids"][0]
+    with model.arena("param") as flat:
+        flat += np.random.default_rng(0).normal(0, 0.05, flat.shape).astype(np.float32)
+    model.save(tmp_path / "saved")
+    np.testing.assert_array_equal(llmcore.load(tmp_path / "saved").logits(ids), model.logits(ids))
+    prompt = ids[:5].tolist()
+    saved = llmcore.load(tmp_path / "saved").generate(prompt, max_new_tokens=8)
+    assert model.generate(prompt, max_new_tokens=8).ids == saved.ids
+
+
 def test_dropout_is_keyed_by_the_sequence() -> None:
     batch = train_batch("gpt2")
     drop = Dropout(0.5, seed=3, step=1)
@@ -190,7 +202,7 @@ def test_a_wrong_batch_is_an_error_that_speaks(batch: dict, message: str) -> Non
 
 def test_wrong_options_are_errors_that_speak() -> None:
     for options, message in (
-        ({"precision": "float16"}, 'precision: found "float16"'),
+        ({"precision": "float16"}, "precision: found 'float16'"),
         ({"frozen": "nothing.*"}, "frozen: found 'nothing"),
         ({"frozen": "*"}, "frozen: found all tensors"),
         ({"frozen": "model.layers.0.self_attn.q_proj.weight"}, r"layers\.0\.attn\.[kq]\.weight"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmcore.training.batch import count_labels
     from llmcore.training.initialise import new_model
+    from llmcore.training.lora import LoRA
     from llmcore.training.model import Dropout, Tensor, TrainableModel
     from llmcore.training.optimizer import EMA, SGD, AdamW
     from llmcore.training.schedules import make_schedule
@@ -17,6 +18,7 @@ __all__ = [
     "SGD",
     "AdamW",
     "Dropout",
+    "LoRA",
     "Tensor",
     "TrainableModel",
     "count_labels",
@@ -30,6 +32,7 @@ _HOMES = {
     "Dropout": "model",
     "EMA": "optimizer",
     "SGD": "optimizer",
+    "LoRA": "lora",
     "Tensor": "model",
     "TrainableModel": "model",
     "count_labels": "batch",

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from llmcore import _core
-from llmcore.checkpoint import Checkpoint, views_json
+from llmcore.arrays import LazyArray
+from llmcore.checkpoint import Checkpoint, as_table
 from llmcore.model import Model
+from llmcore.saving import save_folder
 from llmcore.training.batch import flat_rows
+from llmcore.training.lora import ADAPTER_WEIGHTS, LoRA, read_adapter, save_adapter
 
 __all__ = ["Dropout", "Tensor", "TrainableModel"]
 
@@ -76,6 +82,8 @@ class TrainableModel(Model):
     to infer from what it saves, only slower where a step has few rows.
 
     Attributes:
+        adapter: The adapters that train in the place of the weights, if there are any.
+        adapted: The weights that have one.
         precision: What the factors of products are rounded to while training, "float32" or "bfloat16".
         checkpointing: Keeps of each layer only its input, and computes the rest again for the gradients (Chen
             et al. 2016): less memory, about a third more time, the same bits.
@@ -88,33 +96,64 @@ class TrainableModel(Model):
         threads: int | None = None,
         precision: str = "float32",
         frozen: str | Sequence[str] = (),
+        adapter: LoRA | str | os.PathLike[str] | None = None,
     ) -> None:
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision: found {precision!r}, expected 'float32' or 'bfloat16'")
         self.precision = precision
         self.checkpointing = False
+        # A GGUF file is trained, and saved, in the layout of Transformers.
+        is_folder = checkpoint.path.is_dir()
+        self._views = checkpoint.views if is_folder else checkpoint.module.tensors(checkpoint.config)
         self._frozen = [frozen] if isinstance(frozen, str) else list(frozen)
+        self.adapter = adapter if isinstance(adapter, LoRA | None) else LoRA.from_folder(adapter)[0]
+        self.adapted = self.adapter.modules(self._views, checkpoint.model_type) if self.adapter else []
         super().__init__(checkpoint, threads=threads)
         self._tensors = [
             Tensor(name, tuple(shape), start, trained) for name, shape, start, trained in self.core.tensors()
         ]
+        if self.adapter is not None:
+            self._begin_adapter(None if isinstance(adapter, LoRA) else adapter)
 
-    def _compile(
-        self, threads: int | None, trainable: tuple[str, set[str], str] | None = None
-    ) -> _core.Model:
-        checkpoint = self.checkpoint
-        # A GGUF file is trained, and saved, in the layout of Transformers.
-        is_folder = checkpoint.path.is_dir()
-        views = checkpoint.views if is_folder else checkpoint.module.tensors(checkpoint.config)
-        names = {view.tensor for view in views.values()}
+    def _compile(self, threads: int | None, trainable: Mapping[str, Any] | None = None) -> _core.Model:
+        fields: dict[str, Any] = {
+            "tensors": as_table(self._views),
+            "precision": self.precision,
+            "adapters": None,
+        }
+        if self.adapter is None:
+            fields["frozen"] = sorted(self._frozen_names())
+        else:
+            fields["frozen"] = sorted({view.tensor for view in self._views.values()})
+            fields["adapters"] = self.adapter.spec(self.adapted)
+            for module in self.adapted:
+                fields["tensors"] |= as_table(module.views())
+        return super()._compile(threads, fields)
+
+    def _frozen_names(self) -> set[str]:
+        names = {view.tensor for view in self._views.values()}
         frozen: set[str] = set()
         for pattern in self._frozen:
             if not (matching := {name for name in names if fnmatchcase(name, pattern)}):
-                raise ValueError(
-                    f"frozen: found {pattern!r}, expected the name of a tensor, or a pattern of such"
-                )
+                expected = "the name of a tensor, or a pattern of such"
+                raise ValueError(f"frozen: found {pattern!r}, expected {expected}")
             frozen |= matching
         if frozen == names:
             raise ValueError("frozen: found all tensors, expected some that train")
-        return super()._compile(threads, (views_json(views), frozen, self.precision))
+        return frozen
+
+    def _begin_adapter(self, folder: str | os.PathLike[str] | None) -> None:
+        """Gives the adapters their first values: those of a file, or those that PEFT would draw."""
+        assert self.adapter is not None
+        tensors = {tensor.name: tensor for tensor in self._tensors if tensor.trained}
+        if folder is not None:
+            values = read_adapter(folder, {name: tensor.shape for name, tensor in tensors.items()})
+        else:
+            inputs = {module: tensors[module.a].shape[1] for module in self.adapted}
+            values = {module.a: self.adapter.initial(module, inputs[module]) for module in self.adapted}
+        with self.arena("param") as flat:
+            for name, array in values.items():
+                flat[tensors[name].start : tensors[name].stop] = array.reshape(-1)
 
     def loss_and_grad(
         self,
@@ -215,3 +254,58 @@ class TrainableModel(Model):
             yield flat
         finally:
             self.core.give_back()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Saves what was trained, whole or not at all.
+
+        A model is saved as Transformers and `llmcore.load` read it: config.json, model.safetensors in
+        float32, and the files of the tokenizer; a GGUF file as such a folder, too. An adapter is saved as
+        PEFT reads it: adapter_config.json and adapter_model.safetensors; `save_merged` saves the model with
+        it.
+
+        Raises:
+            FileExistsError: there is a file, or a folder that holds anything but what is saved here.
+            OSError: a file that cannot be written; names it.
+        """
+        if self.adapter is None:
+            save_folder(folder, self.checkpoint, self._lazy(self._tensors))
+        else:
+            config = self.adapter.config_json(str(self.checkpoint.path), self.adapted)
+            save_adapter(folder, config, self._lazy([tensor for tensor in self._tensors if tensor.trained]))
+
+    def save_merged(self, folder: str | os.PathLike[str]) -> None:
+        """Saves the model with its adapters added to its weights, `W + scale · B A`.
+
+        Raises:
+            ValueError: a model without adapters.
+            OSError, FileExistsError: as `save`.
+        """
+        if self.adapter is None:
+            raise ValueError(
+                "save_merged: found a model without adapters, expected one loaded with `adapter`"
+            )
+        save_folder(
+            folder, self.checkpoint, self._lazy([t for t in self._tensors if not t.trained], self._merged)
+        )
+
+    def weights_file(self, folder: str | os.PathLike[str]) -> Path:
+        """What `save` writes the tensors that train into, to be opened as safetensors."""
+        return Path(folder) if self.adapter is None else Path(folder) / ADAPTER_WEIGHTS
+
+    def _merged(self, name: str) -> Array:
+        """A weight, and what its adapter adds."""
+        weight = self.param(name)
+        module = next(
+            (module for module in self.adapted if module.name == name.removesuffix(".weight")), None
+        )
+        if module is None or self.adapter is None:
+            return weight
+        added = np.float32(self.adapter.scale) * (self.param(module.b) @ self.param(module.a))
+        return weight + (added.T if module.weight.transpose else added)
+
+    def _lazy(
+        self, tensors: Sequence[Tensor], read: Callable[[str], Array] | None = None
+    ) -> dict[str, LazyArray]:
+        """Tensors by name, each of which is copied when it is read."""
+        read = read or self.param
+        return {tensor.name: LazyArray("F32", tensor.shape, partial(read, tensor.name)) for tensor in tensors}

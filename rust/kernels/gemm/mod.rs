@@ -16,6 +16,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 
+use serde::Deserialize;
+
 use crate::kernels::matrix::{Matrix, MatrixMut};
 use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Term};
 use crate::kernels::{self, Lines};
@@ -28,7 +30,8 @@ pub(super) mod pack;
 use pack::{Pack, Source};
 
 /// What the factors of a product are rounded to. Sums are float32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     Float32,
     /// Factors are rounded to nearest even; pairs of products are added by [`Simd::dot_bfloat16`].
