@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmcore.training.batch import count_labels
+    from llmcore.training.data import (
+        Batches,
+        Corpus,
+        Documents,
+        PackedWindows,
+        tokenize_chats,
+        tokenize_completions,
+        tokenize_text,
+    )
     from llmcore.training.initialise import new_model
     from llmcore.training.lora import LoRA
     from llmcore.training.model import Dropout, Tensor, TrainableModel
@@ -17,27 +26,41 @@ __all__ = [
     "EMA",
     "SGD",
     "AdamW",
+    "Batches",
+    "Corpus",
+    "Documents",
     "Dropout",
     "LoRA",
+    "PackedWindows",
     "Tensor",
     "TrainableModel",
     "count_labels",
     "make_schedule",
     "new_model",
+    "tokenize_chats",
+    "tokenize_completions",
+    "tokenize_text",
 ]
 
 # Public names by the module of this package that has them, imported when they are first asked for.
 _HOMES = {
     "AdamW": "optimizer",
+    "Batches": "data",
+    "Corpus": "data",
+    "Documents": "data",
     "Dropout": "model",
     "EMA": "optimizer",
     "SGD": "optimizer",
     "LoRA": "lora",
+    "PackedWindows": "data",
     "Tensor": "model",
     "TrainableModel": "model",
     "count_labels": "batch",
     "make_schedule": "schedules",
     "new_model": "initialise",
+    "tokenize_chats": "data",
+    "tokenize_completions": "data",
+    "tokenize_text": "data",
 }
 
 
