@@ -79,7 +79,8 @@ def write_array(file: BinaryIO, array: LazyArray, name: str) -> None:
     """Writes the numbers of a tensor, the last dimension fastest.
 
     Raises:
-        ValueError: the array that is read has another shape or type than was announced; names the tensor.
+        ValueError: the array that is read has another shape or type than was announced, or a number is too
+            large for float16; names the tensor.
     """
     values, kind = array.read(), NUMPY_TYPES[array.dtype]
     if values.shape != array.shape:
@@ -89,7 +90,7 @@ def write_array(file: BinaryIO, array: LazyArray, name: str) -> None:
         raise ValueError(f"{name}: found {values.dtype}, expected {kind.name} for {array.dtype}")
     for piece in _pieces(values):
         if rounded:
-            piece = bfloat16_bits(piece) if array.dtype == "BF16" else piece.astype(kind)
+            piece = bfloat16_bits(piece) if array.dtype == "BF16" else _float16(piece, name)
         file.write(piece.astype(kind, copy=False).view(np.uint8).data)
 
 
@@ -100,6 +101,16 @@ def bfloat16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
     quiet = (bits >> 16) | 0x40
     return np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
+
+
+def _float16(values: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+    """Numbers rounded to float16: to nearest, ties to even."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16)
+    if (lost := np.isinf(rounded) & np.isfinite(values)).any():
+        found = values[lost][0]
+        raise ValueError(f"{name}: found {found:g}, expected at most 65504, the largest of float16")
+    return rounded
 
 
 def _pieces(values: NDArray[Any]) -> Iterator[NDArray[Any]]:

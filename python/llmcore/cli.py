@@ -1,4 +1,4 @@
-"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `pull`, `info`.
+"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `convert`, `pull`, `info`.
 
 Standard output holds the result and nothing else; progress and remarks go to standard error. Exit
 codes: 0; 1 when something failed, with one line on standard error (LLMCORE_DEBUG=1 shows the
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 import typer
 
 from llmcore import __version__, hub
+from llmcore.cli_convert import convert
 
 if TYPE_CHECKING:
     from llmcore.generation import Completion, Piece
@@ -543,6 +544,9 @@ def memory_size(text: str) -> int:
         raise typer.BadParameter(f"--max-memory: found {text!r}, expected bytes, as 2GB or 500MB")
     number, unit = found.groups()
     return int(float(number) * 1000 ** " kmgt".index(unit or " "))
+
+
+command(convert)
 
 
 @command

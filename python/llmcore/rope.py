@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from llmcore.blocks import Rope
 
-__all__ = ["llama3_parameters", "rope"]
+__all__ = ["llama3_factors", "llama3_parameters", "rope"]
 
 Frequencies = npt.NDArray[np.float64]
 
@@ -98,9 +98,18 @@ def _llama3(plain: Frequencies, parameters: Mapping[str, Any]) -> Frequencies:
     return (1 - kept) * plain / factor + kept * plain
 
 
+def llama3_factors(dim: int, theta: float, parameters: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """What the plain frequencies are divided by to be Llama 3's, `[dim / 2]`: all that a GGUF file keeps.
+
+    Raises:
+        ValueError: a parameter that is absent or out of range.
+    """
+    plain = np.float64(theta) ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
+    return (plain / _llama3(plain, parameters)).astype(np.float32)
+
+
 def llama3_parameters(dim: int, theta: float, factors: Sequence[float]) -> dict[str, Any]:
-    """The `rope_scaling` of config.json whose frequencies are the plain ones divided by `factors`, which is
-    all that a GGUF file keeps of it.
+    """The `rope_scaling` of config.json that has these `llama3_factors`.
 
     Every Llama 3 has a `low_freq_factor` of 1, a `high_freq_factor` of 4, and a power of two for the context
     that it was trained for.
@@ -108,8 +117,7 @@ def llama3_parameters(dim: int, theta: float, factors: Sequence[float]) -> dict[
     Raises:
         ValueError: no such parameters give these factors (float32).
     """
-    plain = np.float64(theta) ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
-    contexts = [1 << i for i in range(4, 21)] if len(factors) == len(plain) else []
+    contexts = [1 << i for i in range(4, 21)] if len(factors) == dim // 2 else []
     for context in contexts:
         parameters = {
             "rope_type": "llama3",
@@ -118,7 +126,7 @@ def llama3_parameters(dim: int, theta: float, factors: Sequence[float]) -> dict[
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": context,
         }
-        if np.allclose(plain / _llama3(plain, parameters), np.asarray(factors), rtol=1e-6, atol=0):
+        if np.allclose(llama3_factors(dim, theta, parameters), np.asarray(factors), rtol=1e-6, atol=0):
             return parameters
     raise ValueError("rope_freqs: found other factors, expected Llama 3's: config.json has no field for any")
 

@@ -8,6 +8,7 @@ wider types come first, so that every tensor begins at a multiple of its type's 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ _METADATA = {"format": "pt"}
 """Transformers reads only files that say for which framework they are; PyTorch's layout is NumPy's."""
 
 
-def write_safetensors(path: str | Path, tensors: Tensors, metadata: Mapping[str, str] = _METADATA) -> None:
+def write_safetensors(
+    path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str] = _METADATA
+) -> None:
     """Writes a file of tensors, whole or not at all: once it returns, the file is on the disk.
 
     No more than one tensor is held beside those that are given: a `LazyArray` is read when it is its turn.
@@ -51,7 +54,11 @@ def write_safetensors(path: str | Path, tensors: Tensors, metadata: Mapping[str,
 
 
 def write_sharded(
-    folder: str | Path, tensors: Tensors, *, max_shard_size: int = MAX_SHARD_SIZE, name: str = "model"
+    folder: str | os.PathLike[str],
+    tensors: Tensors,
+    *,
+    max_shard_size: int = MAX_SHARD_SIZE,
+    name: str = "model",
 ) -> list[Path]:
     """Writes tensors into a folder as Transformers does: `model.safetensors`, or shards
     `model-00001-of-0000N.safetensors` and what lists them, `model.safetensors.index.json`.

@@ -12,6 +12,7 @@ from llmcore._core import Gguf
 from llmcore.arrays import Tensors, lazy
 from llmcore.checkpoint import Checkpoint
 from llmcore.files import replaced_folder
+from llmcore.models.base import errors_name
 from llmcore.safetensors_file import MAX_SHARD_SIZE, write_sharded
 
 __all__ = ["FILES", "TOKENIZER_FILES", "copy_tokenizer", "save_folder", "write_folder", "write_json"]
@@ -78,7 +79,8 @@ def _config_json(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
     """config.json as it was loaded, or made of a GGUF file's metadata, with the type of the weights."""
     module = checkpoint.module
     if isinstance(checkpoint.source, Gguf):
-        fields = {"model_type": checkpoint.model_type, **module.config_json(checkpoint.config)}
+        with errors_name(checkpoint.path):
+            fields = {"model_type": checkpoint.model_type, **module.config_json(checkpoint.config)}
         fields |= checkpoint.generation
     else:
         fields = dict(checkpoint.config_json)
@@ -100,7 +102,7 @@ def _write_generation(folder: Path, checkpoint: Checkpoint) -> None:
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copies the files of a tokenizer, as many as there are; from a GGUF file, writes their like."""
     if source.is_file():
-        from llmcore.tokenizer_gguf import tokenizer_files
+        from llmcore.gguf_to_tokenizer import tokenizer_files
 
         for name, content in tokenizer_files(Gguf(source), source).items():
             write_json(folder / name, content)

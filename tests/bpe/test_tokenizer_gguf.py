@@ -14,8 +14,10 @@ from test_sentencepiece import MARKUP, MODELS, train, write_gguf
 from texts import texts
 
 from llmcore._core import Gguf
+from llmcore.gguf_file import write_gguf as write_gguf_file
+from llmcore.gguf_from_tokenizer import tokenizer_metadata
+from llmcore.gguf_to_tokenizer import tokenizer_files
 from llmcore.tokenizer import Tokenizer
-from llmcore.tokenizer_gguf import tokenizer_files
 
 
 def as_folder(file: Path, folder: Path) -> Path:
@@ -26,11 +28,13 @@ def as_folder(file: Path, folder: Path) -> Path:
 
 
 def check_same(file: Path, folder: Path, examples: int) -> None:
-    """The file and the folder made of it have the same ids and roles."""
+    """The file, the folder made of it, and the file made of that have the same ids and roles."""
     before, after = Tokenizer.from_file(file), Tokenizer.from_folder(as_folder(file, folder))
+    write_gguf_file(folder / "model.gguf", tokenizer_metadata(folder, before.vocab_size, {}), {})
+    again = Tokenizer.from_file(folder / "model.gguf")
     theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     for role in ("bos_token_id", "eos_token_ids", "unk_token_id", "pad_token_id", "prefix_ids"):
-        assert getattr(after, role) == getattr(before, role), role
+        assert getattr(after, role) == getattr(again, role) == getattr(before, role), role
     # In a folder all tokens with a role are special.
     unknown = set() if before.unk_token_id is None else {before.unk_token_id}
     assert set(after.special_ids) == {*before.special_ids, *unknown}
@@ -44,6 +48,7 @@ def check_same(file: Path, folder: Path, examples: int) -> None:
             ids = before.encode(text)
             assert after.encode(text) == ids, text
             assert theirs.encode(text).ids == ids, text
+            assert again.encode(text) == ids, text
             assert after.decode(ids) == before.decode(ids)
 
     check()

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from llmcore._core import Gguf
 from llmcore.blocks import Attention, Decoder, Embed, LayerNorm, Linear, Mlp, Repeat, Residual, Serial, Tied
 from llmcore.models.base import (
@@ -133,6 +136,29 @@ def gguf_config(gguf: Gguf) -> dict[str, object]:
         "layer_norm_epsilon": required(gguf, "gpt2.attention.layer_norm_epsilon"),
         "tie_word_embeddings": "output.weight" not in gguf.names(),
     }
+
+
+def gguf_metadata(c: Config) -> dict[str, object]:
+    """The metadata that `gguf_config` reads.
+
+    Raises:
+        ValueError: a field for which GGUF has no key.
+    """
+    if c.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise unsupported("activation_function", c.activation_function, "'gelu_new'")
+    return {
+        "gpt2.context_length": c.n_positions,
+        "gpt2.embedding_length": c.n_embd,
+        "gpt2.feed_forward_length": c.n_inner or 4 * c.n_embd,
+        "gpt2.block_count": c.n_layer,
+        "gpt2.attention.head_count": c.n_head,
+        "gpt2.attention.layer_norm_epsilon": c.layer_norm_epsilon,
+    }
+
+
+def gguf_tables(c: Config) -> dict[str, npt.NDArray[np.float32]]:
+    """Tensors of a GGUF file that are no parameters."""
+    return {}
 
 
 def config_json(c: Config) -> dict[str, Any]:

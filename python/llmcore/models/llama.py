@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from llmcore._core import Gguf
 from llmcore.blocks import (
     Attention,
@@ -28,7 +31,7 @@ from llmcore.models.base import (
     unsupported,
 )
 from llmcore.models.initial import Constant, Initial, Normal
-from llmcore.rope import llama3_parameters, rope
+from llmcore.rope import llama3_factors, llama3_parameters, rope
 
 # What may stand before every name in a safetensors file, depending on the class that saved it.
 PREFIX = "model."
@@ -96,6 +99,17 @@ class Config:
         """Entries of a head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
+    @property
+    def rope(self) -> dict[str, Any]:
+        """The parameters of rotary positions, `rope_theta` among them."""
+        return {"rope_theta": self.rope_theta, **(self.rope_parameters or self.rope_scaling or {})}
+
+    @property
+    def rope_type(self) -> str:
+        """How the rotary frequencies are stretched."""
+        kind: str = self.rope.get("rope_type", self.rope.get("type", "default"))
+        return kind
+
 
 def max_positions(c: Config) -> int:
     """How long a sequence may be."""
@@ -104,9 +118,7 @@ def max_positions(c: Config) -> int:
 
 def build(c: Config) -> Decoder:
     """The model as a composition of blocks."""
-    parameters = c.rope_parameters or c.rope_scaling or {}
-    theta = parameters.get("rope_theta", c.rope_theta)
-    turns = rope(c.head_size, theta, parameters, c.max_position_embeddings, c.rope_factors)
+    turns = rope(c.head_size, c.rope["rope_theta"], c.rope, c.max_position_embeddings, c.rope_factors)
     attention = Attention(
         heads=c.num_attention_heads,
         kv_heads=c.kv_heads,
@@ -199,6 +211,59 @@ def _gguf_scaling(gguf: Gguf) -> dict[str, Any] | None:
             if value != 1.0:
                 raise unsupported(f"llama.rope.scaling.{factor}", value, "1")
     return scaling
+
+
+def gguf_metadata(c: Config) -> dict[str, object]:
+    """The metadata that `gguf_config` reads, and what else llama.cpp asks for.
+
+    Raises:
+        ValueError: a field for which GGUF has no key.
+    """
+    if c.hidden_act != "silu":
+        raise unsupported("hidden_act", c.hidden_act, "'silu'")
+    sizes = {
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "feed_forward_length": c.intermediate_size,
+        "block_count": c.num_hidden_layers,
+        "vocab_size": c.vocab_size,
+        "attention.head_count": c.num_attention_heads,
+        "attention.head_count_kv": c.kv_heads,
+        "attention.key_length": c.head_size,
+        "attention.value_length": c.head_size,
+        "attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+        "rope.dimension_count": c.head_size,
+        "rope.freq_base": float(c.rope["rope_theta"]),
+    }
+    return {f"llama.{key}": value for key, value in (sizes | _scaling_metadata(c)).items()}
+
+
+def _scaling_metadata(c: Config) -> dict[str, object]:
+    kind = c.rope_type
+    if kind in ("default", "llama3"):  # of which there is a table
+        return {}
+    metadata: dict[str, object] = {"rope.scaling.type": kind, "rope.scaling.factor": float(c.rope["factor"])}
+    if kind == "yarn":
+        for key in ("attention_factor", "mscale", "mscale_all_dim"):
+            if c.rope.get(key) is not None:
+                raise unsupported(f"rope_parameters.{key}", c.rope[key], "null")
+        if not c.rope.get("truncate", True):
+            raise unsupported("rope_parameters.truncate", False, "true")
+        context = c.rope.get("original_max_position_embeddings", c.max_position_embeddings)
+        metadata["rope.scaling.original_context_length"] = context
+        for beta in ("beta_fast", "beta_slow"):
+            if c.rope.get(beta) is not None:
+                metadata[f"rope.scaling.yarn_{beta}"] = float(c.rope[beta])
+    return metadata
+
+
+def gguf_tables(c: Config) -> dict[str, npt.NDArray[np.float32]]:
+    """Tensors of a GGUF file that are no parameters: what the rotary frequencies are divided by."""
+    if c.rope_type == "llama3":
+        return {"rope_freqs.weight": llama3_factors(c.head_size, c.rope["rope_theta"], c.rope)}
+    if c.rope_factors is not None:
+        return {"rope_freqs.weight": np.asarray(c.rope_factors, np.float32)}
+    return {}
 
 
 def config_json(c: Config) -> dict[str, Any]:

@@ -1,37 +1,44 @@
-"""A tokenizer from the metadata of a GGUF file to the files of Hugging Face, and back.
+"""From a tokenizer in the metadata of a GGUF file to the files of Hugging Face.
 
 GGUF has two kinds of BPE: `gpt2`, over bytes in GPT-2's alphabet, whose pre-tokenisation has a name
 (`tokenizer.ggml.pre`), and `llama`, SentencePiece's, which has scores in place of merges. A tokenizer.json
-spells out the patterns and merges of both.
+spells out the patterns and merges of both. `llmcore.gguf_from_tokenizer` goes the other way.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from llmcore._core import Gguf, gguf_pre
 from llmcore.tokenizer import Tokenizer
 
-__all__ = ["tokenizer_files"]
+__all__ = ["DIGIT", "GPT2", "MARK", "Json", "TokenType", "tokenizer_files"]
 
 Json = dict[str, Any]
 
-# The types of tokens in `tokenizer.ggml.token_type`.
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 
-_DIGIT = r"\p{N}"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+class TokenType(IntEnum):
+    """What `tokenizer.ggml.token_type` says of a token."""
 
-_MARK = "▁"
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+DIGIT = r"\p{N}"
+"""The pattern of the step `Digits`."""
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""The pattern that the step `ByteLevel` has built in."""
+MARK = "▁"
 """What stands for a space in the tokens of SentencePiece."""
-_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
-# ---------------------------------------------------------------------------------------------------
-# GGUF to tokenizer.json
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
 def tokenizer_files(gguf: Gguf, path: Path) -> dict[str, Json]:
@@ -51,7 +58,7 @@ def tokenizer_files(gguf: Gguf, path: Path) -> dict[str, Json]:
     tokenizer = Tokenizer.from_file(path)  # and so all keys are what they should be
     tokens: list[str] = gguf.get("tokenizer.ggml.tokens")
     given = gguf.get("tokenizer.ggml.token_type")
-    types: list[int] = [_NORMAL] * len(tokens) if given is None else given.tolist()
+    types: list[int] = [TokenType.NORMAL] * len(tokens) if given is None else given.tolist()
     parts = _byte_level(gguf, path, tokens, types) if kind == "gpt2" else _sentencepiece(gguf, tokens, types)
     file = {"version": "1.0", "truncation": None, "padding": None, **parts}
     file["post_processor"] = _template(tokenizer, tokens)
@@ -61,7 +68,7 @@ def tokenizer_files(gguf: Gguf, path: Path) -> dict[str, Json]:
 def _byte_level(gguf: Gguf, path: Path, tokens: list[str], types: list[int]) -> Json:
     patterns, nfc, ignore_merges, _ = gguf_pre(path, gguf.get("tokenizer.ggml.pre"))
     spaced = bool(gguf.get("tokenizer.ggml.add_space_prefix", False))
-    if patterns == [_GPT2]:
+    if patterns == [GPT2]:
         pre: Json = _BYTE_LEVEL | {"use_regex": True, "add_prefix_space": spaced}
     elif not spaced:
         pre = {"type": "Sequence", "pretokenizers": [*map(_split, patterns), _BYTE_LEVEL]}
@@ -70,11 +77,10 @@ def _byte_level(gguf: Gguf, path: Path, tokens: list[str], types: list[int]) -> 
             f"{path}: tokenizer.ggml.add_space_prefix: found true, expected false: "
             "tokenizer.json has no step that puts a space before a text and then splits it by such patterns"
         )
-    found = (_UNKNOWN, _CONTROL, _USER_DEFINED)
+    found = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED)
+    added = [(id, kind) for id, kind in enumerate(types) if kind in found]
     return {
-        "added_tokens": [
-            _added(id, tokens[id], kind != _USER_DEFINED) for id, kind in enumerate(types) if kind in found
-        ],
+        "added_tokens": [_added(id, tokens[id], kind != TokenType.USER_DEFINED) for id, kind in added],
         "normalizer": {"type": "NFC"} if nfc else None,
         "pre_tokenizer": pre,
         "decoder": _BYTE_LEVEL,
@@ -87,42 +93,36 @@ def _byte_level(gguf: Gguf, path: Path, tokens: list[str], types: list[int]) -> 
 
 
 def _split(pattern: str) -> Json:
-    if pattern == _DIGIT:
+    if pattern == DIGIT:
         return {"type": "Digits", "individual_digits": True}
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
 
 def _sentencepiece(gguf: Gguf, tokens: list[str], types: list[int]) -> Json:
     prefixed = gguf.get("tokenizer.ggml.add_space_prefix", True)
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": _MARK}
-    spaces = {"type": "Replace", "pattern": {"String": _MARK}, "content": " "}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
+    spaces = {"type": "Replace", "pattern": {"String": MARK}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
     decoders = [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}, *([strip] if prefixed else [])]
-    prepend = {"type": "Prepend", "prepend": _MARK}
+    prepend = {"type": "Prepend", "prepend": MARK}
     unknown = gguf.get("tokenizer.ggml.unknown_token_id")
     scores = gguf.get("tokenizer.ggml.scores").tolist()
     return {
         "added_tokens": [
-            _added(id, tokens[id].replace(_MARK, " "), kind == _CONTROL)
+            _added(id, tokens[id].replace(MARK, " "), kind == TokenType.CONTROL)
             for id, kind in enumerate(types)
             # The model sees no space, so that a token with one is never found.
-            if kind == _CONTROL or (kind == _USER_DEFINED and " " not in tokens[id])
+            if kind == TokenType.CONTROL or (kind == TokenType.USER_DEFINED and " " not in tokens[id])
         ],
         "normalizer": {"type": "Sequence", "normalizers": [prepend, replace] if prefixed else [replace]},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": _model(
             tokens,
-            _merges(
-                [
-                    (token, score)
-                    for token, score, kind in zip(tokens, scores, types, strict=True)
-                    if kind == _NORMAL
-                ]
-            ),
+            _merges([(tokens[id], scores[id]) for id, kind in enumerate(types) if kind == TokenType.NORMAL]),
             unk_token=None if unknown is None else tokens[unknown],
             fuse_unk=True,
-            byte_fallback=_BYTE in types,
+            byte_fallback=TokenType.BYTE in types,
         ),
     }
 
