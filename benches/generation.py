@@ -1,6 +1,6 @@
 """Greedy decode, prefill and beam search in float32, side by side with Transformers on the same processors.
 
-    python benches/expand.py smollm2-135m-instruct /tmp/smollm2
+    llmcore convert smollm2-135m-instruct /tmp/smollm2
     python benches/generation.py --peer-python PEER/bin/python --peer-model /tmp/smollm2
 
 Each engine runs in a process of its own (`benches/worker.py`), Transformers by the Python of a virtual
@@ -74,7 +74,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="smollm2-135m-instruct", help="a .gguf file or a short name")
     parser.add_argument("--peer-python", help="the Python that has torch and transformers")
-    parser.add_argument("--peer-model", help="the folder that benches/expand.py wrote")
+    parser.add_argument("--peer-model", help="the folder that llmcore convert wrote")
     parser.add_argument("--threads", type=int, default=machine.threads())
     parser.add_argument("--runs", type=int, default=7)
     args = parser.parse_args()
