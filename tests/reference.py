@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcore import blocks
+from llmcore.models.base import View
 
 Floats = NDArray[np.floating]
 
@@ -263,3 +265,14 @@ def shapes(block: blocks.Decoder) -> dict[str, tuple[int, ...]]:
     if isinstance(block.head, blocks.Linear):
         matrix("head", block.head.outputs, width, block.head.bias)
     return found
+
+
+def into_parameters(
+    views: Mapping[str, View], shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Floats]
+) -> dict[str, Floats]:
+    """Parameters by path, out of the tensors of a checkpoint (or of gradients in its names)."""
+    params = {}
+    for path, view in views.items():
+        tensor = tensors[view.tensor].T if view.transpose else tensors[view.tensor]
+        params[path] = double(tensor[view.first : view.first + shapes[path][0]])
+    return params

@@ -30,7 +30,7 @@ from llmcore.blocks import (
     Tied,
 )
 from llmcore.models import gpt2, llama
-from llmcore.models.base import View, read_config
+from llmcore.models.base import read_config
 
 TINY = Path(__file__).parent / "data" / "tiny"
 STEP = 1e-5
@@ -255,17 +255,6 @@ def test_whole_decoders(norm, attention, mlp, layers, positions, head, ids, seed
 # The tiny models, by the names of their checkpoints
 
 
-def into_parameters(
-    views: dict[str, View], shapes: dict[str, tuple[int, ...]], tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Parameters by path, out of the tensors of a checkpoint (or of gradients in its names)."""
-    params = {}
-    for path, view in views.items():
-        tensor = tensors[view.tensor].T if view.transpose else tensors[view.tensor]
-        params[path] = tensor[view.first : view.first + shapes[path][0]].astype(np.float64)
-    return params
-
-
 @pytest.mark.parametrize("module", [gpt2, llama], ids=["gpt2", "llama"])
 def test_tiny_models_train_as_in_torch(module) -> None:
     folder = TINY / module.__name__.rsplit(".", 1)[-1]
@@ -276,11 +265,11 @@ def test_tiny_models_train_as_in_torch(module) -> None:
         load_file(folder / "expected.safetensors"),
         json.loads((folder / "expected.json").read_text())["train"],
     )
-    params = into_parameters(views, shapes, load_file(folder / "model.safetensors"))
+    params = reference.into_parameters(views, shapes, load_file(folder / "model.safetensors"))
 
     def expected(prefix: str) -> dict[str, np.ndarray]:
         named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        return into_parameters(views, shapes, named)
+        return reference.into_parameters(views, shapes, named)
 
     batch = list(zip(tensors["train.input_ids"].tolist(), tensors["train.labels"].tolist(), strict=True))
     optimizer = reference_grad.AdamW(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)

@@ -32,7 +32,8 @@ impl<'a> Sink<'a> {
         }
         let Place { start, rows, columns, row_stride, column_stride } = place;
         let gradient = &mut self.gradients[start..];
-        if column_stride == 1 {
+        // A matrix of one output that is stored [inputs, outputs] has columns one float apart, too.
+        if column_stride == 1 && columns <= row_stride {
             let gradient = MatrixMut::strided(gradient, rows, columns, row_stride);
             gemm_add(dy.transposed(), x.transposed(), gradient, self.precision);
         } else {

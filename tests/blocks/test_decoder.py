@@ -13,65 +13,10 @@ from safetensors.numpy import save_file
 
 import reference
 from llmcore import _core
-from llmcore.blocks import (
-    Attention,
-    Decoder,
-    Embed,
-    GatedMlp,
-    LayerNorm,
-    Linear,
-    Mlp,
-    Repeat,
-    Residual,
-    RmsNorm,
-    Rope,
-    Serial,
-    Tied,
-    describe,
-)
+from llmcore.blocks import Decoder, describe
+from random_decoders import decoders
 
 POSITIONS = 200
-ACTS = ["gelu", "gelu_new", "quick_gelu", "silu", "relu", "tanh"]
-NORMS = st.sampled_from([LayerNorm(1e-5), LayerNorm(1e-5, bias=False), RmsNorm(1e-6)])
-
-
-@st.composite
-def attentions(draw) -> Attention:
-    kv_heads = draw(st.integers(1, 3))
-    head_dim = draw(st.sampled_from([1, 3, 8, 16, 20]))
-    turned = draw(st.integers(0, head_dim // 2))
-    frequencies = tuple(float(np.float32(0.7**i)) for i in range(turned))
-    return Attention(
-        heads=kv_heads * draw(st.integers(1, 3)),
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        bias=draw(st.booleans()),
-        out_bias=draw(st.sampled_from([None, True, False])),
-        rope=Rope(frequencies, draw(st.sampled_from([1.0, 1.25]))) if turned else None,
-        scale=draw(st.sampled_from([None, 0.2])),
-    )
-
-
-@st.composite
-def decoders(draw) -> Decoder:
-    act = st.sampled_from(ACTS)
-    hidden = st.integers(1, 40)
-    mlps = st.one_of(
-        st.builds(Mlp, hidden, act, st.booleans()), st.builds(GatedMlp, hidden, act, st.booleans())
-    )
-    layer = draw(
-        st.builds(
-            lambda a, b, attention, mlp: Serial(Residual(a, attention), Residual(b, mlp)),
-            NORMS,
-            NORMS,
-            attentions(),
-            mlps,
-        )
-    )
-    vocab = draw(st.integers(1, 60))
-    embed = Embed(vocab, draw(st.integers(1, 40)), draw(st.sampled_from([None, POSITIONS])))
-    head = draw(st.sampled_from([Tied(), Linear(vocab), Linear(vocab, bias=True)]))
-    return Decoder(embed, Repeat(layer, draw(st.integers(0, 3))), draw(NORMS), head)
 
 
 def compile_random(block: Decoder, seed: int) -> tuple[_core.Model, dict[str, np.ndarray]]:
@@ -91,7 +36,7 @@ def compile_random(block: Decoder, seed: int) -> tuple[_core.Model, dict[str, np
 
 
 @settings(max_examples=60)
-@given(block=decoders(), seed=st.integers(0, 1 << 30), time=st.sampled_from([1, 2, 17, 70, 130]))
+@given(block=decoders(POSITIONS), seed=st.integers(0, 1 << 30), time=st.sampled_from([1, 2, 17, 70, 130]))
 def test_logits_are_the_oracle_s(block, seed, time):
     model, params = compile_random(block, seed)
     ids = np.random.default_rng(seed).integers(0, block.embed.vocab_size, time).astype(np.uint32)
@@ -103,7 +48,9 @@ def test_logits_are_the_oracle_s(block, seed, time):
 
 @settings(max_examples=30)
 @given(
-    block=decoders(), seed=st.integers(0, 1 << 30), times=st.lists(st.integers(1, 80), min_size=2, max_size=4)
+    block=decoders(POSITIONS),
+    seed=st.integers(0, 1 << 30),
+    times=st.lists(st.integers(1, 80), min_size=2, max_size=4),
 )
 def test_captured_sites_and_a_batch_change_no_bits(block, seed, times):
     model, _ = compile_random(block, seed)
