@@ -1,4 +1,5 @@
-"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `convert`, `pull`, `info`.
+"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `convert`, `pull`, `info`, and those
+that come late (`LATE`).
 
 Standard output holds the result and nothing else; progress and remarks go to standard error. Exit
 codes: 0; 1 when something failed, with one line on standard error (LLMCORE_DEBUG=1 shows the
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import json
 import os
 import re
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, cast
 
 import typer
+import typer.core
+import typer.main
 
 from llmcore import __version__, hub
 from llmcore.cli_convert import convert
@@ -36,7 +40,27 @@ __all__ = ["app"]
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CHAT_TOKENS = 1024
 
+LATE = {"train": "llmcore.cli_training", "plot": "llmcore.cli_training"}
+"""Commands of other modules, which are imported when such a command, or help, is asked for."""
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands here, and those that come late."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all commands."""
+        return [*super().list_commands(ctx), *LATE]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name."""
+        if cmd_name not in LATE:
+            return super().get_command(ctx, cmd_name)
+        late: Any = typer.main.get_command(importlib.import_module(LATE[cmd_name]).app)
+        return late.get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Language models on a CPU.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,8 +72,8 @@ app = typer.Typer(
 P = ParamSpec("P")
 
 
-def command(function: Callable[P, None]) -> Callable[P, None]:
-    """A command of the app, named after its function, whose errors become exit codes."""
+def exit_codes(function: Callable[P, None]) -> Callable[P, None]:
+    """The function of a command, whose errors become exit codes."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -71,7 +95,12 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             remark(f"llmcore: {one_line(error)}")
             raise typer.Exit(1) from None
 
-    return app.command()(run)
+    return run
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A command of the app, named after its function."""
+    return app.command()(exit_codes(function))
 
 
 def one_line(error: Exception) -> str:

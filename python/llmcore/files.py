@@ -15,7 +15,14 @@ from typing import BinaryIO
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["errors_name_file", "replaced_folder", "restore_folder", "sync_folder", "written_whole"]
+__all__ = [
+    "errors_name_file",
+    "locked_folder",
+    "replaced_folder",
+    "restore_folder",
+    "sync_folder",
+    "written_whole",
+]
 
 
 @contextmanager
@@ -91,6 +98,26 @@ def replaced_folder(path: str | os.PathLike[str], replaces: Iterable[str] = ()) 
             restore_folder(path)
         sync_folder(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder and holds a lock on it, which ends with the process however that ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    _make_folder(folder)
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(descriptor):
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process is using it", str(folder))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def restore_folder(path: str | os.PathLike[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmcore.training.batch import count_labels
+    from llmcore.training.config import TrainingConfig
     from llmcore.training.data import (
         Batches,
         Corpus,
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
         tokenize_text,
     )
     from llmcore.training.initialise import new_model
+    from llmcore.training.loop import Hook, State, TrainingError, train
     from llmcore.training.lora import LoRA
     from llmcore.training.model import Dropout, Tensor, TrainableModel
     from llmcore.training.optimizer import EMA, SGD, AdamW
+    from llmcore.training.plot import plot_run
     from llmcore.training.schedules import make_schedule
+    from llmcore.training.trainer import Result, Trainer
 
 __all__ = [
     "EMA",
@@ -30,16 +34,24 @@ __all__ = [
     "Corpus",
     "Documents",
     "Dropout",
+    "Hook",
     "LoRA",
     "PackedWindows",
+    "Result",
+    "State",
     "Tensor",
     "TrainableModel",
+    "Trainer",
+    "TrainingConfig",
+    "TrainingError",
     "count_labels",
     "make_schedule",
     "new_model",
+    "plot_run",
     "tokenize_chats",
     "tokenize_completions",
     "tokenize_text",
+    "train",
 ]
 
 # Public names by the module of this package that has them, imported when they are first asked for.
@@ -50,17 +62,25 @@ _HOMES = {
     "Documents": "data",
     "Dropout": "model",
     "EMA": "optimizer",
-    "SGD": "optimizer",
+    "Hook": "loop",
     "LoRA": "lora",
     "PackedWindows": "data",
+    "Result": "trainer",
+    "SGD": "optimizer",
+    "State": "loop",
     "Tensor": "model",
     "TrainableModel": "model",
+    "Trainer": "trainer",
+    "TrainingConfig": "config",
+    "TrainingError": "loop",
     "count_labels": "batch",
     "make_schedule": "schedules",
     "new_model": "initialise",
+    "plot_run": "plot",
     "tokenize_chats": "data",
     "tokenize_completions": "data",
     "tokenize_text": "data",
+    "train": "loop",
 }
 
 
