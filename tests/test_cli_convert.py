@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,10 @@ def test_there_and_back(tmp_path):
     assert there.stdout == f"{size:,} bytes in {tmp_path / 'x.gguf'}\n"
     assert Gguf(tmp_path / "x.gguf").info("blk.0.attn_q.weight")[1] == "BF16"
     for options in ((), ("--to", "hf")):
-        back = run(tmp_path / "x.gguf", tmp_path / "back", *options)
+        back = run(tmp_path / "x.gguf", tmp_path / "back", "--json", *options)
         assert back.exit_code == 0, back.output
+        size = sum(file.stat().st_size for file in (tmp_path / "back").iterdir())
+        assert json.loads(back.stdout) == {"bytes": size, "path": str(tmp_path / "back")}
         assert SafeTensors(tmp_path / "back").info("lm_head.weight")[1] == "BF16"
 
 

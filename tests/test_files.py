@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -167,3 +168,54 @@ def test_an_error_of_a_write_names_the_file(tmp_path, monkeypatch):
     ):
         file.write(b"text")
     assert os.listdir(tmp_path) == []
+
+
+def test_all_is_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    write(path, OLD)
+    synced, fsync, rename = [], os.fsync, os.rename
+    renamed = []
+
+    def logged_fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def logged_rename(source, target):
+        if source != path:
+            inside = {entry.stat().st_ino for entry in (source, *source.rglob("*"))}
+            assert inside <= set(synced) and len(inside) == 4
+        renamed.append(len(synced))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(os, "rename", logged_rename)
+    with replaced_folder(path, ["?"]) as folder:
+        (folder / "d").mkdir()
+        write(folder / "d", NEW)
+    assert len(renamed) == 2 and len(synced) > renamed[-1]  # and then the folder above
+    assert synced[-1] == tmp_path.stat().st_ino
+
+
+def test_what_is_being_replaced_is_not_put_back(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    write(path, OLD)
+    rename = os.rename
+
+    def watched_rename(source, target):
+        rename(source, target)
+        if source == path:  # now there is nothing under its name
+            with pytest.raises(BlockingIOError, match="another process is writing it"):
+                restore_folder(path)
+
+    monkeypatch.setattr(os, "rename", watched_rename)
+    replace(path)
+    assert read(path) == NEW and os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def unsupported(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    replace(tmp_path / "folder")
+    assert read(tmp_path / "folder") == NEW

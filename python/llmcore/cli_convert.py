@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,7 @@ def convert(
     dtype: Annotated[
         Dtype, typer.Option(help="What matrices are stored in; auto: as in SOURCE, or float32.")
     ] = Dtype.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Convert a checkpoint to GGUF, for llama.cpp, or to a folder, for Transformers.
 
@@ -54,4 +56,4 @@ def convert(
     write = to_gguf if to is Format.GGUF else to_folder
     write(checkpoint, out, dtype.value)
     size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir()))
-    typer.echo(f"{size:,} bytes in {out}")
+    typer.echo(json.dumps({"bytes": size, "path": str(out)}) if as_json else f"{size:,} bytes in {out}")

@@ -59,11 +59,11 @@ def to_gguf(checkpoint: Checkpoint, path: str | os.PathLike[str], dtype: str = "
     """
     if isinstance(checkpoint.source, Gguf):
         raise ValueError(f"{checkpoint.path}: found a GGUF file, expected a folder with safetensors")
-    module, config = checkpoint.module, checkpoint.config
+    module, config, shapes = checkpoint.module, checkpoint.config, _shapes(checkpoint)
     with errors_name(checkpoint.config_file, within=checkpoint.path):
         metadata: dict[str, Any] = module.gguf_metadata(config)
         tables = module.gguf_tables(config)
-    after, shapes = module.gguf_tensors(config), _shapes(checkpoint)
+    after = module.gguf_tensors(config)
     matrix_rule = _rule(checkpoint, after, dtype)
 
     def rule(name: str, shape: tuple[int, ...]) -> str:

@@ -48,7 +48,7 @@ def errors_name_file(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
 
@@ -83,7 +83,7 @@ def replaced_folder(path: str | os.PathLike[str], replaces: Iterable[str] = ()) 
     _make_folder(path.parent)
     unfinished, replaced = _beside(path, "unfinished"), _beside(path, "replaced")
     with _locked(unfinished):
-        restore_folder(path)
+        _put_back(path)
         shutil.rmtree(replaced, ignore_errors=True)
         _check_replaceable(path, patterns)
         _empty(unfinished)
@@ -95,7 +95,7 @@ def replaced_folder(path: str | os.PathLike[str], replaces: Iterable[str] = ()) 
                 os.rename(path, replaced)
             os.rename(unfinished, path)
         finally:
-            restore_folder(path)
+            _put_back(path)
         sync_folder(path.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -121,11 +121,16 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def restore_folder(path: str | os.PathLike[str]) -> None:
-    """Puts the folder at `path` back, if `replaced_folder` was killed between its two renames."""
+    """Puts the folder at `path` back, if `replaced_folder` was killed between its two renames.
+
+    Raises:
+        BlockingIOError: another process is between them now.
+        OSError: it cannot be renamed.
+    """
     path = Path(os.path.realpath(path))
-    replaced = _beside(path, "replaced")
-    if replaced.exists() and not path.exists():
-        os.rename(replaced, path)
+    if _beside(path, "replaced").exists() and not path.exists():
+        with _locked(_beside(path, "unfinished")):
+            _put_back(path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -136,6 +141,12 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _put_back(path: Path) -> None:
+    replaced = _beside(path, "replaced")
+    if replaced.exists() and not path.exists():
+        os.rename(replaced, path)
 
 
 def _beside(path: Path, state: str) -> Path:
@@ -176,11 +187,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Locks a file or folder, unless somebody else has."""
+    """Locks a file or folder, unless somebody else has; where the file system has no locks, does nothing."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN)
     return True
 
 

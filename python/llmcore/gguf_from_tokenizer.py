@@ -26,8 +26,9 @@ _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 def tokenizer_metadata(folder: Path, size: int, generation: Mapping[str, Any]) -> dict[str, Any]:
     """The keys `tokenizer.…` for the tokenizer of a folder; without one, what says that there is none.
 
-    Ids are those of the tokenizer, but where SentencePiece's way and that of a tokenizer.json differ: earlier
-    merges become higher scores, and where several merges make one token, the first counts.
+    Ids are those of the tokenizer, but for two things: of added tokens GGUF does not know that they take the
+    spaces beside them or stand for whole words only; and SentencePiece has scores where a tokenizer.json has
+    merges: earlier ones become higher scores, and where several make one token, the first counts.
 
     Args:
         folder: A checkpoint in the Hugging Face layout.
@@ -83,7 +84,7 @@ def _tokens(
                 types[id] = TokenType.UNKNOWN
             elif has_bytes and _BYTE_TOKEN.fullmatch(token):
                 types[id] = TokenType.BYTE
-    if (most := max(tokens)) >= size:
+    if (most := max(tokens, default=-1)) >= size:
         raise ValueError(f"{path}: found a token of id {most}, expected ids below {size}, the embeddings")
     ids = range(size)
     return [tokens.get(id, f"[PAD{id}]") for id in ids], [types.get(id, TokenType.UNUSED) for id in ids]

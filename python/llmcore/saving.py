@@ -15,7 +15,7 @@ from llmcore.files import replaced_folder
 from llmcore.models.base import errors_name
 from llmcore.safetensors_file import MAX_SHARD_SIZE, write_sharded
 
-__all__ = ["FILES", "TOKENIZER_FILES", "copy_tokenizer", "save_folder", "write_folder", "write_json"]
+__all__ = ["FILES", "TOKENIZER_FILES", "copy_tokenizer", "save_folder", "with_dtype", "write_json"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -58,25 +58,18 @@ def save_folder(
             words for; names the tensor, or file and field.
         OSError: a file that cannot be written, or the tokenizer's, which cannot be read.
     """
-    with replaced_folder(folder, FILES) as unfinished:
-        write_folder(unfinished, checkpoint, tensors, max_shard_size=max_shard_size)
-
-
-def write_folder(
-    folder: Path, checkpoint: Checkpoint, tensors: Tensors, *, max_shard_size: int = MAX_SHARD_SIZE
-) -> None:
-    """What `save_folder` does, into a folder that is there: `config.json`, `generation_config.json`,
-    `model.safetensors`, the tokenizer's files."""
     dtypes = {lazy(array, name).dtype for name, array in tensors.items()}
     widest = next((name for dtype, name in _TORCH_TYPES.items() if dtype in dtypes), "float32")
-    write_json(folder / "config.json", _config_json(checkpoint, widest))
-    _write_generation(folder, checkpoint)
-    copy_tokenizer(checkpoint.path, folder)
-    write_sharded(folder, tensors, max_shard_size=max_shard_size)
+    config = with_dtype(_config_json(checkpoint), widest)
+    with replaced_folder(folder, FILES) as unfinished:
+        write_json(unfinished / "config.json", config)
+        _write_generation(unfinished, checkpoint)
+        copy_tokenizer(checkpoint.path, unfinished)
+        write_sharded(unfinished, tensors, max_shard_size=max_shard_size)
 
 
-def _config_json(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
-    """config.json as it was loaded, or made of a GGUF file's metadata, with the type of the weights."""
+def _config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """config.json as it was loaded, or made of a GGUF file's metadata."""
     module = checkpoint.module
     if isinstance(checkpoint.source, Gguf):
         with errors_name(checkpoint.path):
@@ -84,10 +77,14 @@ def _config_json(checkpoint: Checkpoint, dtype: str) -> dict[str, Any]:
         fields |= checkpoint.generation
     else:
         fields = dict(checkpoint.config_json)
-    fields["architectures"] = fields.get("architectures") or [module.ARCHITECTURE]
-    # Transformers reads either name, and what it reads of both is not for us to say.
-    names = [name for name in ("dtype", "torch_dtype") if name in fields]
-    return fields | dict.fromkeys(names or ["dtype"], dtype)
+    return fields | {"architectures": fields.get("architectures") or [module.ARCHITECTURE]}
+
+
+def with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """A config.json that says what weights are stored in, under the name that it uses: older ones say
+    `torch_dtype`."""
+    names = [name for name in ("dtype", "torch_dtype") if name in config]
+    return config | dict.fromkeys(names or ["dtype"], dtype)
 
 
 def _write_generation(folder: Path, checkpoint: Checkpoint) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -92,3 +94,68 @@ def test_smollm2(smollm2_path: Path, tmp_path: Path) -> None:
     text = Path(json.__file__).read_text(encoding="utf-8") + "<|im_start|>user 12345 漢字 é<|im_end|>"
     assert after.encode(text) == before.encode(text)
     assert after.chat_template == before.chat_template
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "llama3", "o200k", "cl100k", "qwen2"])
+def test_a_tokenizer_that_was_trained_here(pattern: str, tmp_path: Path) -> None:
+    text = Path(json.__file__)
+    trained = Tokenizer.train(text, 400, pattern=pattern, special_tokens=["<|end|>"], progress=False)
+    trained.save(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    if pattern in ("cl100k", "qwen2"):  # the name qwen2 stands for NFC too
+        with pytest.raises(
+            ValueError, match=r"pre_tokenizer: found .*, expected one that GGUF has a name for"
+        ):
+            tokenizer_metadata(tmp_path, 500, {})
+        return
+    metadata = tokenizer_metadata(tmp_path, 500, {"eos_token_id": [0, 7]})
+    write_gguf_file(tmp_path / "model.gguf", metadata, {})
+    back = Tokenizer.from_file(tmp_path / "model.gguf")
+    assert back.encode(text.read_text() + "<|end|>") == trained.encode(text.read_text() + "<|end|>")
+    assert (back.eos_token_ids, back.vocab_size) == ([0, 7], 500)
+
+
+def lowercase(file: dict[str, Any]) -> None:
+    file["normalizer"] = {"type": "Lowercase"}
+
+
+def cut_at_commas(file: dict[str, Any]) -> None:
+    pattern = {"pattern": {"String": ","}, "behavior": "Removed", "invert": False}
+    steps = [{"type": "Split", **pattern}, file["pre_tokenizer"]]
+    file["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+
+
+def ending_twice(file: dict[str, Any]) -> None:
+    file["post_processor"]["single"].append({"SpecialToken": {"id": "</s>", "type_id": 0}})
+
+
+def without_bytes(file: dict[str, Any]) -> None:
+    file["pre_tokenizer"] = {"type": "Digits", "individual_digits": True}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lowercase, r"pre_tokenizer: found \['Lowercase', 'ByteLevel'\], expected one that GGUF has a name"),
+        (cut_at_commas, r"pre_tokenizer: found \[\{'String': ','\}, 'ByteLevel'\], expected one"),
+        (ending_twice, r"post_processor: found ids \[\d+, \d+\], expected none, or the eos token's"),
+        (without_bytes, r"pre_tokenizer: found \['Digits'\], expected what SentencePiece does with spaces"),
+    ],
+)
+def test_what_gguf_cannot_describe(
+    spoil: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
+) -> None:
+    folder = as_folder(write_file(tmp_path / "model.gguf", "gpt-2", add_eos_token=True), tmp_path)
+    path = folder / "tokenizer.json"
+    file = json.loads(path.read_text())
+    spoil(file)
+    path.write_text(json.dumps(file))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: .*{message}"):
+        tokenizer_metadata(folder, 10_000, {})
+
+
+def test_what_gguf_has_no_tokenizer_for(tmp_path: Path) -> None:
+    assert tokenizer_metadata(tmp_path, 9, {}) == {"tokenizer.ggml.model": "none"}
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"found vocab\.json, expected tokenizer\.json"):
+        tokenizer_metadata(tmp_path, 9, {})

@@ -68,8 +68,12 @@ def test_what_is_not_contiguous(tmp_path):
     assert all(np.array_equal(read[name], tensors[name]) for name in tensors)
 
 
-@given(hnp.arrays(np.uint32, 64))
-def test_bfloat16_is_rounded_to_nearest_even(bits):
+@given(
+    high=hnp.arrays(np.uint32, 64, elements=st.integers(0, 0xFFFF)),
+    low=hnp.arrays(np.uint32, 64, elements=st.sampled_from([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF])),
+)
+def test_bfloat16_is_rounded_to_nearest_even(high, low):
+    bits = (high << 16) | low
     values = bits.view(np.float32)
     rounded = bfloat16_bits(values)
     back = (rounded.astype(np.uint32) << 16).view(np.float32)

@@ -110,6 +110,8 @@ def test_what_is_stored_with_it(tmp_path, gpt2_folder):
         assert llmcore.load(folder).tokenizer.vocab_size == 50257
     with pytest.raises(ValueError, match=r"config: vocab_size: found 300, expected at least 50257"):
         new_model(GPT2, folder, tokenizer=gpt2_folder)
+    with pytest.raises(ValueError, match=r"tokenizer: found '.*vocab\.json', expected a tokenizer\.json"):
+        new_model(config, folder, tokenizer=gpt2_folder / "vocab.json")
 
 
 def test_a_config_of_a_file(tmp_path):

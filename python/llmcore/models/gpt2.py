@@ -151,6 +151,7 @@ def gguf_metadata(c: Config) -> dict[str, object]:
         "gpt2.embedding_length": c.n_embd,
         "gpt2.feed_forward_length": c.n_inner or 4 * c.n_embd,
         "gpt2.block_count": c.n_layer,
+        "gpt2.vocab_size": c.vocab_size,
         "gpt2.attention.head_count": c.n_head,
         "gpt2.attention.layer_norm_epsilon": c.layer_norm_epsilon,
     }

@@ -32,7 +32,7 @@ from llmcore.models.base import errors_name, read_config
 from llmcore.models.initial import Constant, Normal
 from llmcore.models.views import parts_of, tensor_shape
 from llmcore.safetensors_file import write_sharded
-from llmcore.saving import FILES, copy_tokenizer, write_json
+from llmcore.saving import FILES, copy_tokenizer, with_dtype, write_json
 from llmcore.tokenizer import Tokenizer
 
 __all__ = ["new_model", "normal"]
@@ -60,7 +60,8 @@ def new_model(
             given. `vocab_size` is the tokenizer's unless given.
         folder: Where to, in the Hugging Face layout; a checkpoint that is there is replaced.
         seed: The same seed gives the same bits.
-        tokenizer: To store with it: one that was trained, a tokenizer.json, or a checkpoint that has one.
+        tokenizer: To store with it: one that was trained, or what holds one: a tokenizer.json, a folder or a
+            `.gguf` file.
 
     Returns:
         The folder.
@@ -84,7 +85,7 @@ def new_model(
     tensors = _tensors(module, fields, where, seed)
     fields.setdefault("architectures", [module.ARCHITECTURE])
     with replaced_folder(folder, FILES) as unfinished:
-        write_json(unfinished / "config.json", fields | {"dtype": "float32"})
+        write_json(unfinished / "config.json", with_dtype(fields, "float32"))
         _store(tokenizer, unfinished)
         write_sharded(unfinished, tensors)
     return Path(folder)
@@ -130,7 +131,11 @@ def _opened(tokenizer: Tokenizer | str | os.PathLike[str] | None) -> Tokenizer |
     if tokenizer is None or isinstance(tokenizer, Tokenizer):
         return tokenizer
     path = Path(tokenizer)
-    return Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_file(path)
+    if path.is_dir():
+        return Tokenizer.from_folder(path)
+    if path.name != "vocab.json" and path.suffix in (".json", ".gguf"):
+        return Tokenizer.from_file(path)
+    raise ValueError(f"tokenizer: found {str(path)!r}, expected a tokenizer.json, a folder or a .gguf file")
 
 
 def _store(tokenizer: Tokenizer | str | os.PathLike[str] | None, folder: Path) -> None:
