@@ -13,6 +13,7 @@ import typer
 
 from llmcore.cli import Json, exit_codes, remark, write, write_json
 from llmcore.training.config import read_options
+from llmcore.training.loop import TrainingError
 from llmcore.training.plot import plot_run
 from llmcore.training.recipe import Recipe, prepare
 
@@ -84,6 +85,9 @@ def train(
         except KeyboardInterrupt:
             remark(f"interrupted; llmcore train --resume {folder} goes on from the last checkpoint")
             raise
+        except TrainingError as error:
+            remark(f"llmcore: {error}")
+            raise typer.Exit(1) from None
     if as_json:
         facts = dataclasses.asdict(result)
         return write_json({name: str(v) if isinstance(v, Path) else v for name, v in facts.items()})

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
@@ -31,11 +31,16 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     that, an interrupt included, leaves what was there."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
+        file = unfinished.open("wb")
+        try:
             yield file
             with errors_name_file(path):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            # What could not be written was an error before this, which another is not to hide.
+            with suppress(OSError):
+                file.close()
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

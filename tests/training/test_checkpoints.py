@@ -167,33 +167,42 @@ def test_metrics_are_cut_to_the_checkpoint(tmp_path, whole):
     same_end(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "trainer_state.json"])
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, file):
-    full = OSError(errno.ENOSPC, "No space left on device", file)
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize("size", [0, 100_000, 200_000])
+def test_a_failing_write_leaves_the_last_good_checkpoint(tmp_path, size):
+    """A limit of the size of files fails as a full disk does: at the metrics, the model, the moments."""
+    import resource
 
-    def fail(path, *_, **__):
-        if path.name == file and "step-9" in str(path):
-            raise full
-        return write(path, *_, **__)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    if file == "trainer_state.json":
-        write = Path.write_text
-        monkeypatch.setattr(Path, "write_text", fail)
-    else:
-        from llmcore import safetensors_file
+    class Fill(Hook):
+        def after_step(self, state):
+            if state.step == 9:
+                metrics = (tmp_path / "run" / "metrics.jsonl").stat().st_size
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size or metrics, limits[1]))
 
-        write = safetensors_file.write_safetensors
-        monkeypatch.setattr(safetensors_file, "write_safetensors", fail)
-        monkeypatch.setattr(checkpoints, "write_safetensors", fail)
-    message = "checkpoint of step 9 could not be written.*No space left.*the last good checkpoint is .*step-8"
-    with pytest.raises(OSError, match=message) as error:
-        trainer(tmp_path / "run").run()
-    assert error.value.errno == errno.ENOSPC
-    assert steps(tmp_path / "run")[-1] == 8
-    assert sorted(entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir()) == [
-        "step-6",
-        "step-8",
-    ]
+    file = {0: "metrics.jsonl", 100_000: "model.safetensors", 200_000: "optimizer.safetensors"}[size]
+    try:
+        message = f"step 9: .*{file}.*; the last good checkpoint is .*step-8"
+        with pytest.raises(OSError, match=message) as error:
+            trainer(tmp_path / "run", hooks=[Fill()]).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG
+    left = sorted(entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["step-6", "step-8"]
+    # It goes on once there is room.
+    assert trainer(tmp_path / "run").run(resume=True).step == 30
+
+
+def test_a_failing_write_at_the_end_keeps_the_checkpoint(tmp_path, monkeypatch):
+    def full(folder, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    run = trainer(tmp_path / "run", changed(steps=3))
+    monkeypatch.setattr(run, "_finish", full)
+    with pytest.raises(OSError, match=r"No space left.*the last good checkpoint is .*step-3"):
+        run.run()
 
 
 def test_bfloat16_on_another_instruction_set_is_refused(tmp_path, monkeypatch):
@@ -223,11 +232,11 @@ def test_bfloat16_on_another_instruction_set_is_refused(tmp_path, monkeypatch):
 def test_other_data_is_refused_and_other_options_are_told(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path / "run", hooks=[Stop(5)]).run()
-    with (
-        pytest.warns(UserWarning, match=r"goes on with other options: seed 0 → 1"),
-        pytest.raises(ValueError),
-    ):
-        trainer(tmp_path / "run", changed(seed=1)).run(resume=True)
+    options = tmp_path / "run" / "training.json"
+    saved, other = options.read_text(), trainer(tmp_path / "run", changed(seed=1))
+    with pytest.warns(UserWarning, match="other options: seed 0 → 1"), pytest.raises(ValueError):
+        other.run(resume=True)
+    assert options.read_text() == saved
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 import llmcore
 from llmcore import cli
+from llmcore.training import Trainer, TrainingError
 
 TEXT = "".join(f"{a} and {b} make {a + b}.\n" for a in range(40) for b in range(40))
 GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "eos_token_id": 0}
@@ -114,6 +116,28 @@ def test_curves(files, tmp_path):
     llmcore_("train", *started(files), "--out", tmp_path / "run")
     assert llmcore_("plot", tmp_path / "run") == f"{tmp_path / 'run' / 'curves.png'}\n"
     assert "metrics.jsonl" in fails("plot", files)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; llmcore train --resume {run} goes on"),
+        (TrainingError("step 3: found a loss of nan"), 1, "llmcore: step 3: found a loss of nan\n"),
+        (OSError(28, "step 3: no space"), 1, "llmcore: [Errno 28] step 3: no space\n"),
+    ],
+)
+def test_what_ends_a_training_is_said(files, tmp_path, monkeypatch, error, code, said):
+    def run(*_, **__):
+        warnings.warn("the run goes on", stacklevel=1)
+        raise error
+
+    monkeypatch.setattr(Trainer, "run", run)
+    arguments = ["train", *started(files), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.startswith("llmcore: the run goes on\n")
+    assert said.format(run=tmp_path / "run") in result.stderr
 
 
 def test_wrong_use_is_said(files, tmp_path):

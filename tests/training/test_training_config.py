@@ -97,7 +97,6 @@ def test_what_is_saved_is_read_as_equal(tmp_path_factory, config):
         ({"steps": 1, "schedule": "sine"}, "schedule: found 'sine', expected one of constant"),
         ({"steps": 1, "precision": "float16"}, "precision: found 'float16'"),
         ({"steps": 1, "early_stopping_patience": 2}, "without eval_interval"),
-        ({"steps": 1, "sample_prompts": ["a"]}, "without eval_interval"),
         ({"steps": 1, "seed": -1}, "seed: found -1"),
     ],
 )

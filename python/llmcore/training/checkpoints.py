@@ -12,7 +12,6 @@ folder `step-N` is whole.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcore import _core
+from llmcore.checkpoint import read_json
 from llmcore.files import replaced_folder, sync_folder
 from llmcore.safetensors_file import write_safetensors
+from llmcore.saving import write_json
 from llmcore.training.model import Tensor, TrainableModel
 from llmcore.training.optimizer import EMA, Optimizer
 
@@ -80,7 +81,7 @@ class Checkpoints:
             state: What else is to be known when the training goes on, as JSON has it.
 
         Raises:
-            OSError: it could not be written; names the last good checkpoint.
+            OSError: it could not be written; names the file.
         """
         facts = {
             "step": step,
@@ -89,33 +90,23 @@ class Checkpoints:
             "instruction_set": _core.isa(),
             **state,
         }
-        try:
-            with replaced_folder(self.path(step), ["*"]) as folder:
-                model.save(folder / "model")
-                for file in (folder / "model").iterdir():
-                    file.rename(folder / file.name)
-                (folder / "model").rmdir()
-                tensors = [tensor for tensor in model.parameters() if tensor.trained]
-                with ExitStack() as lent:
-                    moments: dict[str, Array] = {}
-                    for name in optimizer.state_names:
-                        flat = lent.enter_context(optimizer.arena(name))
-                        moments |= {f"{name}.{key}": view for key, view in _views(flat, tensors)}
-                    write_safetensors(folder / "optimizer.safetensors", moments)
-                if ema is not None:
-                    with ema.arena() as flat:
-                        write_safetensors(folder / "ema.safetensors", dict(_views(flat, tensors)))
-                text = json.dumps(facts, indent=2, ensure_ascii=False)
-                (folder / STATE_FILE).write_text(f"{text}\n", encoding="utf-8")
-        except OSError as error:
-            message = f"the checkpoint of step {step} could not be written ({error}); {self.last_good()}"
-            raise OSError(error.errno, message) from error
+        with replaced_folder(self.path(step), ["*"]) as folder:
+            model.save(folder / "model")
+            for file in (folder / "model").iterdir():
+                file.rename(folder / file.name)
+            (folder / "model").rmdir()
+            tensors = [tensor for tensor in model.parameters() if tensor.trained]
+            with ExitStack() as lent:
+                moments: dict[str, Array] = {}
+                for name in optimizer.state_names:
+                    flat = lent.enter_context(optimizer.arena(name))
+                    moments |= {f"{name}.{key}": view for key, view in _views(flat, tensors)}
+                write_safetensors(folder / "optimizer.safetensors", moments)
+            if ema is not None:
+                with ema.arena() as flat:
+                    write_safetensors(folder / "ema.safetensors", dict(_views(flat, tensors)))
+            write_json(folder / STATE_FILE, facts)
         return self.path(step)
-
-    def last_good(self) -> str:
-        """A phrase that names the last checkpoint."""
-        last = self.last()
-        return "there is no checkpoint" if last is None else f"the last good checkpoint is {last}"
 
     def load(
         self,
@@ -137,7 +128,7 @@ class Checkpoints:
             ValueError: another instruction set, or what is no checkpoint of such a model and optimiser.
             OSError: a file that cannot be read.
         """
-        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state: dict[str, Any] = read_json(folder / STATE_FILE)
         found, isa = state["instruction_set"], _core.isa()
         if found != isa and model.precision == "bfloat16" and not force:
             raise ValueError(

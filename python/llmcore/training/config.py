@@ -34,7 +34,7 @@ class TrainingConfig:
     """What a training is to do. `Trainer` takes one; `llmcore train` has a flag for each field, and reads
     them from a YAML, TOML or JSON file with the same names.
 
-    Exactly one of `steps` and `epochs` is given. An interval of None means never, but at the end.
+    Exactly one of `steps` and `epochs` is given. An interval of None means: only after the last step.
 
     Raises:
         ValueError: a value out of range, or options that contradict each other.
@@ -75,10 +75,10 @@ class TrainingConfig:
         None, "Stop after so many validations without a better loss."
     )
     max_loss_spike: float = option(3.0, "Stop when the loss is so many nats above its recent mean; 0: never.")
-    sample_prompts: tuple[str, ...] = option((), "Texts to continue at each validation.")
+    sample_prompts: tuple[str, ...] = option((), "Texts to continue every eval_interval.")
     sample_tokens: int = option(48, "Tokens of a sample.")
     sample_temperature: float = option(0.8, "The temperature of samples; 0 takes the likeliest token.")
-    save_interval: int | None = option(None, "Steps from one checkpoint to the next.")
+    save_interval: int | None = option(None, "Steps between checkpoints; the best validation also has one.")
     keep_last: int = option(2, "Checkpoints to keep beside the best.")
     tensorboard: bool = option(False, "Also write TensorBoard's events (pip install tensorboardX).")
 
@@ -101,8 +101,6 @@ class TrainingConfig:
             raise ValueError(
                 "early_stopping_patience: found it without eval_interval, expected both or neither"
             )
-        if self.sample_prompts and self.eval_interval is None:
-            raise ValueError("sample_prompts: found them without eval_interval, expected both or neither")
 
     @classmethod
     def from_options(cls: type[C], options: Mapping[str, Any], where: str = "options") -> C:

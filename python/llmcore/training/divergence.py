@@ -41,9 +41,9 @@ class Divergence(Hook):
         self.recent.append(state.loss)
 
     def fail(self, state: State, what: str, batch: int) -> None:
-        """Raises the error, about micro-batch `batch` of the step."""
+        """Raises the error, about one of the batches of the step."""
         raise TrainingError(
-            f"step {state.step + 1}, micro-batch {batch + 1} of {len(state.micro_batches)}: {what}; the "
+            f"step {state.step + 1}, batch {batch + 1} of {len(state.batches)}: {what}; the "
             f"parameters are those after step {state.step}"
         )
 

@@ -1,8 +1,8 @@
 """The training loop.
 
-Maximum likelihood by stochastic gradients: each step adds up the gradients of some micro-batches, each
-divided by the labels that count in the whole step, and lets the optimiser change the parameters once. What
-else a training does (validation, samples, checkpoints, a progress bar) are hooks.
+Maximum likelihood by stochastic gradients: each step adds up the gradients of some batches, each divided by
+the labels that count in the whole step, and lets the optimiser change the parameters once. What else a
+training does (validation, samples, checkpoints, a progress bar) are hooks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class State:
         model, optimizer, ema: What is trained, by what, and the average of its parameters if one is kept.
         steps: Steps of the whole training.
         step: Steps made so far; in `before_update`, those before the one that is being made.
-        micro_batches: The batches of the step.
+        batches: The batches of the step.
         losses: The share of each of them in `loss`.
         loss: The mean loss of the step's labels that count, in nats.
         norm: The norm of the gradients before clipping.
@@ -51,7 +51,7 @@ class State:
     ema: EMA | None
     steps: int
     step: int = 0
-    micro_batches: Sequence[Batch] = ()
+    batches: Sequence[Batch] = ()
     losses: list[float] = field(default_factory=list)
     loss: float = math.nan
     norm: float = math.nan
@@ -93,7 +93,7 @@ def train(
 
     Args:
         state: The model, its optimiser, and where the training is.
-        data: For each step its micro-batches.
+        data: For each step its batches.
         learning_rate: Is multiplied by `schedule(step)` for each step.
         dropout: The share of activations that is dropped; drawn by seed, step and place in the data.
         label_smoothing: The share of each label that is spread over all tokens.
@@ -105,27 +105,12 @@ def train(
     """
     steps = iter(data)
     while not state.last:
-        state.micro_batches = next(steps, ())
-        if not state.micro_batches:
+        state.batches = next(steps, ())
+        if not state.batches:
             state.stop = "the data is at its end"
             return
         start = time.perf_counter()
-        state.improved = False
-        state.labels = sum(map(count_labels, state.micro_batches))
-        state.tokens = sum(len(ids) for batch in state.micro_batches for ids in batch["input_ids"])
-        state.losses = []
-        sequence = 0
-        for batch in state.micro_batches:
-            state.losses.append(
-                state.model.loss_and_grad(
-                    **batch,
-                    denominator=state.labels,
-                    label_smoothing=label_smoothing,
-                    dropout=Dropout(dropout, seed, state.step, sequence) if dropout else None,
-                )
-            )
-            sequence += len(batch["input_ids"])
-        state.loss = sum(state.losses)
+        add_gradients(state, dropout, label_smoothing, seed)
         for hook in hooks:
             hook.before_update(state)
 
@@ -133,13 +118,14 @@ def train(
         try:
             state.norm = state.optimizer.step()
         except FloatingPointError as error:
-            where = f"step {state.step + 1}, all {len(state.micro_batches)} micro-batches"
+            where = f"step {state.step + 1}, all {len(state.batches)} batches"
             raise TrainingError(f"{where}: {error}") from error
         if state.ema is not None:
             state.ema.update()
         state.step += 1
         state.seconds = time.perf_counter() - start
 
+        state.improved = False
         state.metrics = {
             "step": state.step,
             "loss": state.loss,
@@ -150,3 +136,20 @@ def train(
         }
         for hook in hooks:
             hook.after_step(state)
+
+
+def add_gradients(state: State, dropout: float, label_smoothing: float, seed: int) -> None:
+    """Computes the loss of the step's batches, and adds up their gradients."""
+    state.labels = sum(map(count_labels, state.batches))
+    state.losses = []
+    sequences = tokens = 0
+    for batch in state.batches:
+        drops = Dropout(dropout, seed, state.step, sequences) if dropout else None
+        state.losses.append(
+            state.model.loss_and_grad(
+                **batch, denominator=state.labels, label_smoothing=label_smoothing, dropout=drops
+            )
+        )
+        sequences += len(batch["input_ids"])
+        tokens += sum(map(len, batch["input_ids"]))
+    state.loss, state.tokens = sum(state.losses), tokens

@@ -38,13 +38,14 @@ class MetricsFile(Hook):
         with written_whole(path) as file:
             file.writelines(map(_line, kept))
         self._path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     def after_step(self, state: State) -> None:
         """Writes what is known of the step."""
+        line = _line(state.metrics)
         with errors_name_file(self._path):
-            self._file.write(_line(state.metrics))
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Waits until all that was written is on the disk."""

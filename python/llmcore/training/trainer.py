@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llmcore.files import locked_folder
+from llmcore.generation import tokenizer_for
 from llmcore.training.checkpoints import Checkpoints
 from llmcore.training.config import TrainingConfig, read_options
 from llmcore.training.data.batches import Batches
@@ -80,8 +81,10 @@ class Trainer:
         hooks: Sequence[Hook] = (),
         progress: bool = True,
     ) -> None:
-        if config.eval_interval is not None and validation is None:
-            raise ValueError("validation: found none, expected examples, since there is an eval_interval")
+        if config.early_stopping_patience is not None and validation is None:
+            raise ValueError("validation: found none, expected examples for early stopping")
+        if config.sample_prompts:
+            tokenizer_for(model, "sample_prompts")  # fails before, not after
         if config.precision != model.precision:
             raise ValueError(f"precision: found a model of {model.precision}, expected {config.precision}")
         self.model, self.config = model, config
@@ -93,6 +96,7 @@ class Trainer:
             seed=config.seed,
             epochs=config.epochs,
         )
+        self._first = 0
         self.folder = None if folder is None else Path(folder)
         self.hooks, self.progress = hooks, progress
         self.optimizer = make_optimizer(model, config)
@@ -125,7 +129,8 @@ class Trainer:
             FileExistsError: the folder holds a run, and `resume` was not asked for.
             BlockingIOError: another process trains in the folder.
             ValueError: a checkpoint that does not fit.
-            OSError: a checkpoint or the metrics could not be written; names the last good checkpoint.
+            OSError: a checkpoint, the metrics or the model could not be written; names the file and the last
+                good checkpoint.
             ModuleNotFoundError: a package that the config asks for is missing; says what to install.
         """
         config = self.config
@@ -138,7 +143,7 @@ class Trainer:
             try:
                 train(
                     state,
-                    self.data,
+                    self._steps(),
                     learning_rate=config.learning_rate,
                     schedule=make_schedule(
                         config.schedule,
@@ -152,9 +157,11 @@ class Trainer:
                     seed=config.seed,
                     hooks=self._hooks(state, stack),
                 )
+                return self._finish(state)
             except TrainingError as error:
-                raise TrainingError(f"{error}; {self._whereabouts()}") from error
-            return self._finish(state)
+                raise TrainingError(f"{error}; {self._examples()}; {self._last_good()}") from error
+            except OSError as error:
+                raise OSError(error.errno, f"step {state.step}: {error}; {self._last_good()}") from error
 
     def _open_run(self, folder: Path, state: State, resume: bool, force: bool) -> None:
         """Makes the folder of a new run, or goes on with the one that is there."""
@@ -162,18 +169,23 @@ class Trainer:
         last, config_file = self.checkpoints.last(), folder / "training.json"
         if config_file.exists() and not resume:
             raise FileExistsError(f"{folder}: found a run, expected a new folder, or resume=True")
+        self.checkpoints.clean()
         if config_file.exists():
             _tell_changes(config_file, self.config)
+        if last is not None:
+            self._load(last, state, force)
         self.config.save(config_file)
-        self.checkpoints.clean()
-        if last is None:
-            return
-        saved = self.checkpoints.load(last, self.model, self.optimizer, self.ema, force=force)
-        state.step, state.loss, state.stop = saved["step"], saved["loss"], saved["stop"]
+
+    def _load(self, checkpoint: Path, state: State, force: bool) -> None:
+        """Takes everything up where it was after the checkpoint's step."""
+        assert self.checkpoints is not None
+        saved = self.checkpoints.load(checkpoint, self.model, self.optimizer, self.ema, force=force)
+        state.step, state.loss = saved["step"], saved["loss"]
         self.data.load_state_dict(saved["data"])
         self.divergence.load_state_dict(saved["divergence"])
         if self.validation is not None and saved["validation"] is not None:
             self.validation.load_state_dict(saved["validation"])
+            state.stop = self.validation.verdict()
 
     def _hooks(self, state: State, stack: ExitStack) -> list[Hook]:
         """What is done in each step, in order: look, write down, show, save."""
@@ -213,7 +225,6 @@ class Trainer:
         validation = self.validation
         facts = {
             "loss": state.loss,
-            "stop": state.stop,
             "seed": self.config.seed,
             "data": self.data.state_dict(),
             "validation": None if validation is None else validation.state_dict(),
@@ -241,11 +252,22 @@ class Trainer:
             best_model=best_model,
         )
 
-    def _whereabouts(self) -> str:
-        """For a message: where in the data the training is, and what can be gone back to."""
-        position = json.dumps(self.data.state_dict())
-        good = "no checkpoints are kept" if self.checkpoints is None else self.checkpoints.last_good()
-        return f"the data stands after that step, at {position}; {good}"
+    def _steps(self) -> Iterator[list[dict[str, Any]]]:
+        """The batches of each step."""
+        self._first = self.data.position
+        for step in self.data:
+            yield step
+            self._first = self.data.position
+
+    def _examples(self) -> str:
+        """For a message: the examples of the step."""
+        numbers = f"{self._first} to {self.data.position - 1}"
+        return f"its examples are {numbers} in the order of training (`Batches.position` goes there)"
+
+    def _last_good(self) -> str:
+        """For a message: what can be gone back to."""
+        last = None if self.checkpoints is None else self.checkpoints.last()
+        return "there is no checkpoint" if last is None else f"the last good checkpoint is {last}"
 
 
 class _Saver(Hook):

@@ -76,11 +76,14 @@ class Validation(Hook):
             state.improved = True
             return
         self.waited += 1
-        if self.patience is not None and self.waited >= self.patience:
-            state.stop = (
-                f"early stopping: {self.waited} validations in a row were no better than {self.best:.4f} "
-                f"nats at step {self.best_step}"
-            )
+        state.stop = self.verdict() or state.stop
+
+    def verdict(self) -> str | None:
+        """Why the training is to end early; None: it is not."""
+        if self.patience is None or self.waited < self.patience:
+            return None
+        best = f"{self.best:.4f} nats at step {self.best_step}"
+        return f"early stopping: {self.waited} validations in a row were no better than {best}"
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` takes, as JSON has it."""
