@@ -66,7 +66,7 @@ def tokenizer_files(gguf: Gguf, path: Path) -> dict[str, Json]:
 
 
 def _byte_level(gguf: Gguf, path: Path, tokens: list[str], types: list[int]) -> Json:
-    patterns, nfc, ignore_merges, _ = gguf_pre(path, gguf.get("tokenizer.ggml.pre"))
+    patterns, nfc, ignore_merges = gguf_pre(path, gguf.get("tokenizer.ggml.pre"))
     spaced = bool(gguf.get("tokenizer.ggml.add_space_prefix", False))
     if patterns == [GPT2]:
         pre: Json = _BYTE_LEVEL | {"use_regex": True, "add_prefix_space": spaced}

@@ -97,8 +97,7 @@ pub struct Pre {
     pub patterns: &'static [&'static str],
     pub nfc: bool,
     pub ignore_merges: bool,
-    /// Whether texts begin with the BOS token where the file does not say.
-    pub add_bos: bool,
+    add_bos: bool,
 }
 
 const GPT2: &str = scan::PATTERNS[0].0;

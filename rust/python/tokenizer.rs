@@ -463,12 +463,12 @@ fn json_texts<'py>(py: Python<'py>, lines: Vec<Bound<'py, PyBytes>>) -> PyResult
 }
 
 /// What a `tokenizer.ggml.pre` names: patterns (each cuts the pieces of the one before), whether text is
-/// normalised to NFC, whether a piece that is a token is taken whole, and whether texts begin with the BOS token
-/// where the file does not say. Raises ValueError for a name that is not known; `path` says where it was read.
+/// normalised to NFC, and whether a piece that is a token is taken whole. Raises ValueError for a name that is not
+/// known; `path` says where it was read.
 #[pyfunction]
-fn gguf_pre(path: PathBuf, name: Option<&str>) -> PyResult<(Vec<&'static str>, bool, bool, bool)> {
+fn gguf_pre(path: PathBuf, name: Option<&str>) -> PyResult<(Vec<&'static str>, bool, bool)> {
     let pre = Pre::of(&path, name)?;
-    Ok((pre.patterns.to_vec(), pre.nfc, pre.ignore_merges, pre.add_bos))
+    Ok((pre.patterns.to_vec(), pre.nfc, pre.ignore_merges))
 }
 
 /// The `tokenizer.ggml.pre` of such a pre-tokenisation; None if it has no name.

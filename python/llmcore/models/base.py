@@ -19,10 +19,10 @@ __all__ = [
     "check_epsilon",
     "check_sizes",
     "errors_name",
+    "fields_of",
     "in_layers",
     "read_config",
     "required",
-    "set_fields",
     "unsupported",
 ]
 
@@ -89,7 +89,7 @@ def errors_name(file: str | Path, within: str | Path | None = None) -> Iterator[
         raise ValueError(f"{file}: {error}") from None
 
 
-def set_fields(config: Any) -> dict[str, Any]:
+def fields_of(config: Any) -> dict[str, Any]:
     """The fields of a `Config` by name, but for those that are None, in values too."""
 
     def kept(value: Any) -> Any:

@@ -15,9 +15,9 @@ from llmcore.models.base import (
     View,
     check_epsilon,
     check_sizes,
+    fields_of,
     in_layers,
     required,
-    set_fields,
     unsupported,
 )
 from llmcore.models.initial import Constant, Initial, Normal
@@ -164,7 +164,7 @@ def gguf_tables(c: Config) -> dict[str, npt.NDArray[np.float32]]:
 
 def config_json(c: Config) -> dict[str, Any]:
     """The fields of a config.json that says the same as a [`Config`] read from GGUF."""
-    return set_fields(c)
+    return fields_of(c)
 
 
 def gguf_tensors(c: Config) -> dict[str, View]:

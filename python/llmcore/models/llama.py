@@ -25,9 +25,9 @@ from llmcore.models.base import (
     View,
     check_epsilon,
     check_sizes,
+    fields_of,
     in_layers,
     required,
-    set_fields,
     unsupported,
 )
 from llmcore.models.initial import Constant, Initial, Normal
@@ -249,8 +249,8 @@ def _scaling_metadata(c: Config) -> dict[str, object]:
                 raise unsupported(f"rope_parameters.{key}", c.rope[key], "null")
         if not c.rope.get("truncate", True):
             raise unsupported("rope_parameters.truncate", False, "true")
-        context = c.rope.get("original_max_position_embeddings", c.max_position_embeddings)
-        metadata["rope.scaling.original_context_length"] = context
+        context = c.rope.get("original_max_position_embeddings") or c.max_position_embeddings
+        metadata["rope.scaling.original_context_length"] = int(context)
         for beta in ("beta_fast", "beta_slow"):
             if c.rope.get(beta) is not None:
                 metadata[f"rope.scaling.yarn_{beta}"] = float(c.rope[beta])
@@ -272,7 +272,7 @@ def config_json(c: Config) -> dict[str, Any]:
     Raises:
         ValueError: rotary factors that are not those of Llama 3, for which config.json has no field.
     """
-    fields = set_fields(c)
+    fields = fields_of(c)
     if (factors := fields.pop("rope_factors", None)) is not None:
         fields["rope_scaling"] = llama3_parameters(c.head_size, c.rope_theta, factors)
     return fields
