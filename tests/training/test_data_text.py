@@ -222,6 +222,7 @@ def test_nothing_is_tokenised_twice(
     first = corpus()
     again = corpus()
     assert (count_encodings, first.fingerprint) == (["files"], again.fingerprint)
+    assert Corpus(np.array(first.ids), first.starts).fingerprint == first.fingerprint
     # The same content under another time, or name, is the same.
     os.utime(path, ns=(0, 2 * 10**9))
     path.rename(tmp_path / "b.txt")

@@ -6,7 +6,7 @@ options), with
     ids.npy       uint16 or uint32 [tokens], the documents one after the other
     starts.npy    int64 [documents + 1], where each document starts in ids, and the last ends
     counted.npy   bool [tokens], where the loss counts; only where it does not count everywhere
-    corpus.json   what it was made of
+    corpus.json   what it was made of, and a hash of the arrays
 
 and is there whole or not at all.
 """
@@ -14,7 +14,7 @@ and is there whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ __all__ = ["Corpus", "CorpusWriter", "cached"]
 
 _FORMAT = 1
 
+_PART = 1 << 20
+"""Elements that are hashed together."""
+
 
 class Corpus:
     """Documents of tokens.
@@ -39,8 +42,8 @@ class Corpus:
         starts: Where each document starts in `ids`, and the last ends: int64 [documents + 1]. No document is
             empty.
         counted: Which tokens the loss counts: bool [tokens]. None: all.
-        fingerprint: What the corpus is known by; a training that is resumed asks for the same. By default
-            a hash of the arrays.
+        fingerprint: A hash of the arrays, by which a training that is resumed asks for the same data. By
+            default it is computed.
 
     Raises:
         ValueError: `starts` or `counted` does not fit `ids`.
@@ -64,12 +67,7 @@ class Corpus:
         self.ids = ids
         self.starts = starts
         self.counted = counted
-        if fingerprint is None:
-            arrays = [ids, starts] if counted is None else [ids, starts, counted]
-            fingerprint = digest_of_parts(
-                part for array in arrays for part in (array.dtype.str.encode(), array.tobytes())
-            )
-        self.fingerprint = fingerprint
+        self.fingerprint = fingerprint or _hash(ids, starts, counted)
 
     def __len__(self) -> int:
         """The number of documents."""
@@ -143,18 +141,34 @@ def cached(
     when all is written, and `OSError` if the cache cannot be written, or another process writes the same.
     """
     made_of = {"format": _FORMAT, "data": identity(), **options}
-    fingerprint = digest(made_of)
-    folder = cache / fingerprint[:20]
+    folder = cache / digest(made_of)[:20]
     names = ["ids.npy", "starts.npy"] + ["counted.npy"] * (not counts_all)
     restore_folder(folder)
     if not folder.exists():
-        with replaced_folder(folder) as unfinished:
+        with replaced_folder(folder, [*names, "corpus.json"]) as unfinished:
             _write(unfinished, names, dtype, write)
             if identity() != made_of["data"]:
                 raise ValueError("source: found data that changed while it was read, expected the same twice")
-            (unfinished / "corpus.json").write_text(json.dumps(made_of, indent=1), encoding="utf-8")
-    arrays = [np.load(folder / name, mmap_mode="r") for name in names]
-    return Corpus(*arrays, fingerprint=fingerprint)
+            description = {"arrays": _hash(*_mapped(unfinished, names)), "made_of": made_of}
+            (unfinished / "corpus.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    description = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    return Corpus(*_mapped(folder, names), fingerprint=description["arrays"])
+
+
+def _mapped(folder: Path, names: list[str]) -> list[NDArray[Any]]:
+    return [np.load(folder / name, mmap_mode="r") for name in names]
+
+
+def _hash(*arrays: NDArray[Any] | None) -> str:
+    """What arrays are known by: their types and elements."""
+    found = [digest_of_parts(_parts(array)) for array in arrays if array is not None]
+    return digest(found)
+
+
+def _parts(array: NDArray[Any]) -> Iterator[bytes]:
+    yield array.dtype.str.encode()
+    for start in range(0, len(array), _PART):
+        yield array[start : start + _PART].tobytes()
 
 
 def _write(
