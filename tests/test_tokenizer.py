@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -322,3 +323,29 @@ def test_wrong_files_beside_it_are_named(file: str, content: Any, field: str, tm
     (tmp_path / file).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=field):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_a_fingerprint_tells_tokenizers_apart(gpt2_folder: Path, smollm2_path: Path, tmp_path: Path) -> None:
+    def trained(vocab_size: int = 300, **options: str) -> Tokenizer:
+        return Tokenizer.train(["a text of words"], vocab_size, progress=False, **options)
+
+    path = tmp_path / "a.tiktoken"
+    trained().save(path)
+    folder = tmp_path / "folder"
+    shutil.copytree(gpt2_folder, folder)
+    (folder / "tokenizer.json").unlink()
+    others = [
+        trained(), trained(260), trained(pattern="o200k"), Tokenizer.from_file(smollm2_path),
+        Tokenizer.from_file(path, pattern="gpt2"), Tokenizer.from_file(path, pattern="o200k"),
+        Tokenizer.from_file(path, pattern="gpt2", special_tokens=["<end>"]),
+        Tokenizer.from_folder(gpt2_folder), Tokenizer.from_folder(folder),
+    ]  # fmt: skip
+    assert len({tokenizer.fingerprint for tokenizer in others}) == len(others)
+    assert trained().fingerprint == trained().fingerprint
+    before = Tokenizer.from_folder(folder)
+    first = before.fingerprint
+    assert Tokenizer.from_folder(folder).fingerprint == first
+    (folder / "merges.txt").write_text("#version: 0.2\nt h\n")
+    assert Tokenizer.from_folder(folder).fingerprint != first
+    with pytest.raises(ValueError, match=r"merges.txt: found a file that has changed since"):
+        _ = before.fingerprint

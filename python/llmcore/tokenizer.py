@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from llmcore import _core
 from llmcore.tokenizer_folder import TokenizerFolder, special_token
+from llmcore.tokenizer_origin import Origin
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +33,9 @@ class Tokenizer(_core.Tokenizer):
     chat_template: str | None
     """The Jinja template that turns messages into a prompt, if the files hold one."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, path: str | PathLike[str], *_: Any, **settings: Any) -> None:
         self.chat_template = self.embedded_chat_template
+        self._origin = Origin(path, settings)
 
     @classmethod
     def from_file(
@@ -138,6 +140,16 @@ class Tokenizer(_core.Tokenizer):
             progress=progress,
         )
         return cls("tokenizer.json", json=json)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the tokenizer was made of: the content of its files (of a `.gguf`, what it says
+        of the tokenizer), the settings beside them, and the version of llmcore. Tokenizers of one fingerprint
+        give the same ids; those of two may do so, too.
+
+        Raises `ValueError` if a file has changed since it was read, `OSError` if it is gone.
+        """
+        return self._origin.fingerprint()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes a tokenizer that was trained, as `tokenizer.json` (which `tokenizers` and Transformers

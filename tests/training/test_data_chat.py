@@ -24,10 +24,12 @@ SPECIAL = (
 )
 ROLES = {"bos_token": "<|begin|>", "eos_token": "<|end_of_text|>"}
 
+SPACED = PHI3.replace("+ '<|end|>", "+ '\n<|end|>")
+
 # What ends a turn, and what the template itself writes before the answer after its generation prompt.
 END_OF_TURN = {
     SMOLLM2: "<|im_end|>", LLAMA3: "<|eot_id|>", QWEN2: "<|im_end|>", PHI3: "<|end|>", GEMMA: "<end_of_turn>",
-    MISTRAL: "<|end_of_text|>",
+    MISTRAL: "<|end_of_text|>", SPACED: "\n<|end|>",
 }  # fmt: skip
 BEFORE = {MISTRAL: " "}
 TRIMMED = {LLAMA3, GEMMA}
@@ -95,7 +97,7 @@ def test_what_counts_spells_what_the_assistant_says(
     assert said(tokenizer, ids, counted) == expected
     text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
     assert tokenizer.decode(ids) == text
-    if not any(answer.startswith(("\n", " ")) for answer in answers):
+    if not any((answer + END_OF_TURN[template]).startswith(("\n", " ")) for answer in answers):
         assert ids == tokenizer.apply_chat_template(messages, chat_template=template)
 
 
@@ -214,6 +216,13 @@ def test_rows_of_chats(tokenizer: Tokenizer, tmp_path: Path) -> None:
     expected = [encoder.encode(row["messages"], tools=row["tools"]) for row in rows]
     assert parts(corpus) == [(ids, counted.tolist()) for ids, counted in expected]
     assert parts(corpus)[0] != parts(corpus)[1]
+    # What `datasets` writes for a key that a row lacks is left out.
+    asks = SMOLLM2.replace(
+        "message['content']", "(message.tool_calls is defined) | string + message['content']"
+    )
+    chat = parts(tokenize_chats(rows[:1], tokenizer, chat_template=asks, cache=tmp_path))
+    text = tokenizer.decode(chat[0][0])
+    assert text.count("False") == 2 and "True" not in text
     folders = set(tmp_path.iterdir())
     tokenize_chats(rows, tokenizer, chat_template=QWEN2, cache=tmp_path)
     assert set(tmp_path.iterdir()) == folders

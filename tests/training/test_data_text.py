@@ -247,17 +247,15 @@ def test_nothing_is_tokenised_twice(
     assert documents(corpus()) == expected(tokenizer, ["two"])
 
 
-def test_a_tokenizer_is_known_by_what_it_does(tokenizer: Tokenizer) -> None:
-    known = identity.tokenizer_identity
-    assert known(tokenizer) == known(
-        Tokenizer.train([PROSE], 300, special_tokens=["<|end|>"], progress=False)
-    )
-    others = [
-        Tokenizer.train([PROSE], 300, special_tokens=["<|fin|>"], progress=False),
-        Tokenizer.train([PROSE], 300, special_tokens=["<|end|>"], pattern="o200k", progress=False),
-        Tokenizer.train([PROSE.lower()], 300, special_tokens=["<|end|>"], progress=False),
-    ]
-    assert len({known(tokenizer), *map(known, others)}) == 4
+def test_a_file_of_this_moment_is_not_taken_for_another(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Two contents of one size may leave the same time."""
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    now = path.stat().st_mtime_ns
+    assert documents(tokenize_text(path, tokenizer, separator=END)) == expected(tokenizer, ["one"])
+    path.write_text("two")
+    os.utime(path, ns=(now, now))
+    assert documents(tokenize_text(path, tokenizer, separator=END)) == expected(tokenizer, ["two"])
 
 
 def test_a_memory_of_hashes_that_is_broken_is_forgotten(tokenizer: Tokenizer, tmp_path: Path) -> None:

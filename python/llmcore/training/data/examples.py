@@ -16,7 +16,7 @@ from llmcore.tokenizer_files import smallest_dtype
 from llmcore.training.data.chat import ChatEncoder
 from llmcore.training.data.corpus import Corpus, CorpusWriter, cached
 from llmcore.training.data.cuts import encode_cut
-from llmcore.training.data.identity import source_identity, tokenizer_identity
+from llmcore.training.data.identity import source_identity
 from llmcore.training.data.sources import Row, Source, cache_of, open_source
 from llmcore.training.data.text import end_of_text
 from llmcore.trust import concat, trusted
@@ -168,7 +168,7 @@ def _tokenize_rows(
     return cached(
         folder,
         lambda: source_identity(opened, folder, rows()),
-        options | {"tokenizer": tokenizer_identity(tokenizer)},
+        options | {"tokenizer": tokenizer.fingerprint},
         smallest_dtype(tokenizer.vocab_size),
         write,
         counts_all=False,

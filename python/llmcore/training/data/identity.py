@@ -1,4 +1,4 @@
-"""What data is known by: hashes of files and rows, of a tokenizer, of options."""
+"""What data is known by: hashes of files and rows."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llmcore import __version__
 from llmcore.files import written_whole
-from llmcore.tokenizer import Tokenizer
 from llmcore.training.data.sources import OpenSource, Row
 
-__all__ = ["digest", "digest_of_parts", "source_identity", "tokenizer_identity"]
+__all__ = ["digest", "digest_of_parts", "source_identity"]
 
 _PART = 1 << 20
 
 _TICK = 2_000_000_000
 """Nanoseconds within which two writes of a file may leave the same time (FAT counts two seconds)."""
-
-_PROBE = (
-    "The 1st of May 2024, 12345678 people's cats—don't THEY'RE  purr?\n\n\tdef f(x):\r\n        return x**2 "
-    "{}[]<>|/\\_~`@#$%^&*+=\u00a0\u200b "
-    "naïve Å Å ﬁ ½ привет мир 你好，世界 こんにちは 안녕 مرحبا नमस्ते 🦀👩‍👩‍👧 "
-)
 
 
 def digest(value: Any) -> str:
@@ -59,25 +51,6 @@ def _json(row: Row) -> bytes:
         return json.dumps(row.value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{row.where}: found {error}, expected text, numbers, lists and dicts") from None
-
-
-def tokenizer_identity(tokenizer: Tokenizer) -> str:
-    """A hash that tells tokenizers apart: of the version of llmcore; of the bytes of every token; of what is
-    put around a text, and has a role; and of the ids of every token's own text and of a probe in many
-    scripts, which show merges, pre-tokenisation and normalisation at work."""
-    ids = [id for id in range(tokenizer.vocab_size) if tokenizer.id_to_token(id) is not None]
-    tokens = [tokenizer.token_bytes(id) for id in ids]
-    options = {"add_special_tokens": False, "allowed_special": "none"}
-    texts = [*tokens, _PROBE, _PROBE.upper()]
-    encoded, starts = tokenizer.encode_batch(texts, flat=True, **options)  # type: ignore[call-overload]
-    found = hashlib.sha256()
-    for part in (ids, tokenizer.special_ids, tokenizer.eos_token_ids, starts.tolist()):
-        found.update(f"{len(part)} {part}".encode())
-    found.update(f"{tokenizer.prefix_ids} {tokenizer.suffix_ids} {tokenizer.bos_token_id}".encode())
-    found.update(encoded.tobytes())
-    for token in tokens:
-        found.update(len(token).to_bytes(8, "little") + token)
-    return f"{__version__} {found.hexdigest()}"
 
 
 class _FileHashes:

@@ -15,7 +15,7 @@ from llmcore.progress import byte_bar
 from llmcore.tokenizer import Tokenizer
 from llmcore.tokenizer_files import Documents, Encoder, smallest_dtype
 from llmcore.training.data.corpus import Corpus, CorpusWriter, cached
-from llmcore.training.data.identity import source_identity, tokenizer_identity
+from llmcore.training.data.identity import source_identity
 from llmcore.training.data.sources import JSON_LINES, OpenSource, Row, Source, cache_of, open_source
 
 __all__ = ["end_of_text", "tokenize_text"]
@@ -79,7 +79,7 @@ def tokenize_text(
         cache,
         lambda: source_identity(opened, cache, _texts(opened, field)),
         {
-            "kind": "text", "documents": kinds, "field": field, "tokenizer": tokenizer_identity(tokenizer),
+            "kind": "text", "documents": kinds, "field": field, "tokenizer": tokenizer.fingerprint,
             "separator": separator, "add_special_tokens": add_special_tokens, "allowed_special": allowed,
         },
         smallest_dtype(tokenizer.vocab_size),
