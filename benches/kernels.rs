@@ -22,9 +22,11 @@ use llmcore::weights::{Arena, Panels};
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!("isa {}, {} threads", simd::current().name(), threads::size());
-    let peak = flop_peak();
+    let (peak, bfloat16_peak) = (flop_peak(), bfloat16_peak());
     let bandwidth = read_bandwidth();
-    println!("peak: {peak:.0} GFLOP/s of fused multiply-adds, {bandwidth:.1} GB/s read");
+    println!(
+        "peak: {peak:.0} GFLOP/s of fused multiply-adds, {bfloat16_peak:.0} of bfloat16, {bandwidth:.1} GB/s read"
+    );
     let wanted = |name: &str| name.contains(&filter);
     for (n, k) in [(576, 576), (960, 576), (3072, 576), (576, 1536)] {
         for rows in [64, 512] {
@@ -37,9 +39,7 @@ fn main() {
             }
         }
     }
-    for (precision, peak) in
-        [(Precision::Float32, peak), (Precision::Bfloat16, bfloat16_peak(wanted("training")))]
-    {
+    for (precision, peak) in [(Precision::Float32, peak), (Precision::Bfloat16, bfloat16_peak)] {
         if wanted("training") {
             training(precision, peak);
         }
@@ -114,8 +114,8 @@ fn flop_peak() -> f64 {
     peak(|| dispatch(Chains::<false>))
 }
 
-fn bfloat16_peak(wanted: bool) -> f64 {
-    if wanted { peak(|| dispatch_bfloat16(Chains::<true>)) } else { f64::NAN }
+fn bfloat16_peak() -> f64 {
+    peak(|| dispatch_bfloat16(Chains::<true>))
 }
 
 fn peak(chains: impl Fn() -> f64 + Sync) -> f64 {

@@ -32,6 +32,8 @@ class Limits:
 
     gflops: float
     """Fused multiply-adds of float32, counted as two operations each."""
+    bfloat16_gflops: float
+    """The same of factors in bfloat16 and sums in float32."""
     bandwidth: float
     """GB/s of reading memory."""
 
@@ -40,7 +42,7 @@ def limits() -> Limits:
     """Measures the limits, as `benches/kernels.rs` does."""
     command = ["cargo", "bench", "--quiet", "--bench", "kernels", "--", "limits"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"([\d.]+) GFLOP/s.*?([\d.]+) GB/s", output)
+    found = re.search(r"([\d.]+) GFLOP/s.*?([\d.]+) of bfloat16, ([\d.]+) GB/s", output)
     if not found:
         raise ValueError(f"{' '.join(command)}: found {output!r}, expected GFLOP/s and GB/s")
-    return Limits(float(found[1]), float(found[2]))
+    return Limits(*map(float, found.groups()))
