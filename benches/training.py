@@ -7,7 +7,7 @@ Each engine runs in a process of its own (`benches/training_worker.py`), torch b
 environment that has it and Transformers. Both train the same new GPT-2 on the same tokens by AdamW with
 clipping, and have to find the same losses. They take turns of some steps; the first of each turn, which finds
 cold caches, does not count; what counts is the median step, and the ratio of the medians. A step is
-everything from tokens to moved weights. torch does its best: AdamW and attention fused, autocast for bfloat16.
+everything from tokens to moved weights. torch does its best: fused AdamW and attention, bfloat16 by autocast.
 
 The share of the peak is of the arithmetic that a step needs. A row meets each weight of a product in three
 multiply-adds: forward, for the gradient of the row, and for that of the weight; 6 operations. A layer has
