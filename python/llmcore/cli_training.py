@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,19 @@ def read_recipe(before: list[Path], config: Path | None, flags: dict[str, Any]) 
         # Names are checked file by file, so that the error names the file.
         options = merged(options, Recipe.check_names(read_options(path), str(path)))
     given = {name: value for name, value in flags.items() if value not in (None, [])}
-    return Recipe.from_options(merged(options, given), "flags")
+    return Recipe.from_options(absolute(merged(options, given)), "flags")
+
+
+def absolute(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with whole paths, so that a run can be gone on with from anywhere."""
+    options = dict(options)
+    for name in ("data", "validation", "new", "tokenizer", "model"):
+        value = options.get(name)
+        if isinstance(value, list):
+            options[name] = [os.path.abspath(path) if isinstance(path, str) else path for path in value]
+        elif isinstance(value, str) and (name != "model" or os.path.exists(value)):
+            options[name] = os.path.abspath(value)
+    return options
 
 
 def merged(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,16 @@ def written(folder: Path) -> int:
         return -1
 
 
+def test_what_a_killed_run_left_is_deleted(tmp_path):
+    trainer(tmp_path / "run", changed(steps=3)).run()
+    left = tmp_path / "run" / "checkpoints"
+    for name in (".step-4.unfinished", ".step-1.deleted", ".step-2.replaced"):
+        (left / name).mkdir()
+        (left / name / "model.safetensors").write_bytes(b"half")
+    trainer(tmp_path / "run", changed(steps=3)).run(resume=True)
+    assert [entry.name for entry in left.iterdir()] == ["step-3"]
+
+
 def test_metrics_are_cut_to_the_checkpoint(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path / "run", hooks=[Stop(8)]).run()
@@ -196,11 +206,15 @@ def test_a_failing_write_leaves_the_last_good_checkpoint(tmp_path, size):
 
 
 def test_a_failing_write_at_the_end_keeps_the_checkpoint(tmp_path, monkeypatch):
-    def full(folder, *_):
-        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
-
     run = trainer(tmp_path / "run", changed(steps=3))
-    monkeypatch.setattr(run, "_finish", full)
+    save = run.model.save
+
+    def full(folder):
+        if folder == tmp_path / "run" / "model":
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        save(folder)
+
+    monkeypatch.setattr(run.model, "save", full)
     with pytest.raises(OSError, match=r"No space left.*the last good checkpoint is .*step-3"):
         run.run()
 

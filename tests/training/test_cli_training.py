@@ -88,10 +88,13 @@ def test_a_text_becomes_a_model_by_flags_and_by_files(files, tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_goes_on_with_its_own_options(files, tmp_path):
+def test_a_run_goes_on_with_its_own_options_from_anywhere(files, tmp_path, monkeypatch):
     long, short = tmp_path / "long", tmp_path / "short"
     llmcore_("train", *started(files, schedule="constant"), "--out", long)
-    llmcore_("train", *started(files, schedule="constant", steps=3), "--out", short)
+    monkeypatch.chdir(files)
+    relative = started(Path(), schedule="constant", steps=3)
+    llmcore_("train", *relative, "--out", short)
+    monkeypatch.chdir(tmp_path)
     result = json.loads(llmcore_("train", "--resume", short, "--steps", 6, "--json"))
     assert (result["step"], result["stopped"]) == (6, None)
     assert weights(long) == weights(short)

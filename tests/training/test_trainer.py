@@ -16,6 +16,7 @@ import llmcore
 from llmcore.training import (
     SGD,
     Batches,
+    Dropout,
     Hook,
     State,
     Trainer,
@@ -104,6 +105,38 @@ def test_the_rate_follows_the_schedule(tmp_path):
     assert seen == [3e-3 * schedule(step) for step in range(10)]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["mine"] for line in lines] == list(range(2, 21, 2))
+
+
+def test_dropout_is_keyed_by_seed_step_and_sequence(monkeypatch):
+    run = trainer(None, changed(steps=2, seed=7, batch_size=3))
+    seen, compute = [], run.model.loss_and_grad
+
+    def record(**arguments):
+        seen.append(arguments["dropout"])
+        return compute(**arguments)
+
+    monkeypatch.setattr(run.model, "loss_and_grad", record)
+    run.run()
+    assert seen == [Dropout(0.1, 7, step, sequence) for step in (0, 1) for sequence in (0, 3)]
+    run = trainer(None, changed(steps=1, dropout=0.0))
+    seen, compute = [], run.model.loss_and_grad
+    monkeypatch.setattr(run.model, "loss_and_grad", record)
+    run.run()
+    assert seen == [None, None]
+
+
+def test_averages_are_updated_after_each_step():
+    run = trainer(None, changed(steps=3))
+    expected = floats(run.model).astype(np.float64)
+
+    class Average(Hook):
+        def after_step(self, state):
+            expected[:] = 0.9 * expected + 0.1 * floats(state.model)
+
+    run.hooks = [Average()]
+    run.run()
+    with run.ema.arena() as flat:
+        np.testing.assert_allclose(flat, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_epochs_are_steps_and_the_data_ends():
@@ -202,6 +235,8 @@ def test_what_does_not_fit_is_an_error(tmp_path):
         trainer(None, changed(sample_prompts=("a",)))
     with pytest.raises(ValueError, match="precision: found a model of float32, expected bfloat16"):
         trainer(None, changed(precision="bfloat16"))
+    with pytest.raises(ValueError, match="decay: found 31, expected 0 to 30"):
+        trainer(tmp_path / "run", changed(schedule="wsd", decay_steps=31))
     trainer(tmp_path / "run", changed(steps=1)).run()
     with pytest.raises(FileExistsError, match="found a run"):
         trainer(tmp_path / "run").run()

@@ -72,10 +72,11 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, package):
     for module in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
-    run = trainer(tmp_path / "run", dataclasses.replace(CONFIG, steps=2, tensorboard=package[0] == "t"))
+    config = dataclasses.replace(CONFIG, steps=2, tensorboard=package == "tensorboardX")
     with pytest.raises(ModuleNotFoundError, match=f"needs the package {package}: pip install {package}"):
-        run.run()
+        trainer(tmp_path / "run", config)
         plot_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_curves_are_drawn(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from llmcore.files import written_whole
 from llmcore.training.extras import extra
 from llmcore.training.optimizer import NO_DECAY
 from llmcore.training.schedules import SCHEDULES
@@ -78,7 +79,7 @@ class TrainingConfig:
     sample_prompts: tuple[str, ...] = option((), "Texts to continue every eval_interval.")
     sample_tokens: int = option(48, "Tokens of a sample.")
     sample_temperature: float = option(0.8, "The temperature of samples; 0 takes the likeliest token.")
-    save_interval: int | None = option(None, "Steps between checkpoints; the best validation also has one.")
+    save_interval: int | None = option(500, "Steps between checkpoints; the best validation also has one.")
     keep_last: int = option(2, "Checkpoints to keep beside the best.")
     tensorboard: bool = option(False, "Also write TensorBoard's events (pip install tensorboardX).")
 
@@ -128,7 +129,7 @@ class TrainingConfig:
 
     @classmethod
     def from_file(cls: type[C], path: str | Path) -> C:
-        """The config of a `.yaml`, `.toml` or `.json` file. Errors name the file.
+        """The config of a `.yaml`, `.toml` or `.json` file.
 
         Raises:
             ValueError, TypeError, ImportError, OSError: see `read_options` and the class.
@@ -137,8 +138,6 @@ class TrainingConfig:
 
     def save(self, path: str | Path) -> None:
         """Writes the config as JSON, which `from_file` reads as an equal one."""
-        from llmcore.files import written_whole
-
         with written_whole(Path(path)) as file:
             file.write(json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False).encode() + b"\n")
 
@@ -171,9 +170,7 @@ def _names(hint: Any) -> str:
     """A type as people call it."""
     if hint == tuple[str, ...]:
         return "a list of strings"
-    return " or ".join(
-        "none" if part is type(None) else part.__name__ for part in (get_args(hint) or (hint,))
-    )
+    return " or ".join("none" if part is type(None) else part.__name__ for part in _parts(hint))
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
@@ -251,6 +248,8 @@ def _yaml(text: str) -> Any:
 
 
 def _toml(text: str) -> Any:
-    builtin = sys.version_info >= (3, 11)
-    parser = extra("tomllib", "", "") if builtin else extra("tomli", "tomli", "reading .toml")
-    return parser.loads(text)
+    if sys.version_info < (3, 11):
+        return extra("tomli", "tomli", "reading .toml").loads(text)
+    import tomllib
+
+    return tomllib.loads(text)

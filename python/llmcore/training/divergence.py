@@ -53,4 +53,4 @@ class Divergence(Hook):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state_dict` was called."""
-        self.recent.extend(state["recent_losses"])
+        self.recent = deque(state["recent_losses"], maxlen=WINDOW)

@@ -89,6 +89,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def tensorboard() -> Any:
+    """The package that writes TensorBoard's events.
+
+    Raises:
+        ModuleNotFoundError: it is missing; says what to install.
+    """
+    return extra("tensorboardX", "tensorboardX", "writing TensorBoard's events")
+
+
 class TensorBoard(Hook):
     """Writes numbers as TensorBoard's events.
 
@@ -101,8 +110,7 @@ class TensorBoard(Hook):
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
-        writer = extra("tensorboardX", "tensorboardX", "writing TensorBoard's events").SummaryWriter
-        self._writer = writer(str(folder), purge_step=step + 1 if step else None)
+        self._writer = tensorboard().SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def after_step(self, state: State) -> None:
         """Writes what is a number of the step's metrics."""

@@ -25,7 +25,7 @@ from llmcore.training.data.batches import Batches
 from llmcore.training.data.datasets import Dataset
 from llmcore.training.divergence import Divergence
 from llmcore.training.loop import Hook, State, TrainingError, train
-from llmcore.training.metrics import MetricsFile, PeakShare, TensorBoard
+from llmcore.training.metrics import MetricsFile, PeakShare, TensorBoard, tensorboard
 from llmcore.training.model import TrainableModel
 from llmcore.training.optimizer import EMA, SGD, AdamW, Optimizer
 from llmcore.training.schedules import make_schedule
@@ -45,7 +45,8 @@ class Result:
         best_step: The step that had it.
         stopped: Why it ended before all steps were made; None if it did not.
         model: The folder with the model; None if nothing was saved.
-        best_model: The checkpoint of the best validation; None if nothing was saved or validated.
+        best_model: The checkpoint of the best validation (of averages, where they are kept: those in its
+            `ema.safetensors`); None if nothing was saved or validated.
     """
 
     step: int
@@ -68,6 +69,10 @@ class Trainer:
         folder: Where the run is kept; None keeps nothing on disk.
         hooks: What else is done in each step, before it is written down.
         progress: Whether to show the progress on standard error.
+
+    Raises:
+        ValueError: options that contradict each other, the model or the data.
+        ModuleNotFoundError: a package that the config asks for is missing; says what to install.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class Trainer:
             raise ValueError("validation: found none, expected examples for early stopping")
         if config.sample_prompts:
             tokenizer_for(model, "sample_prompts")  # fails before, not after
+        if config.tensorboard:
+            tensorboard()
         if config.precision != model.precision:
             raise ValueError(f"precision: found a model of {model.precision}, expected {config.precision}")
         self.model, self.config = model, config
@@ -97,6 +104,14 @@ class Trainer:
             epochs=config.epochs,
         )
         self._first = 0
+        self.steps = len(self.data) if config.steps is None else config.steps
+        self.schedule = make_schedule(
+            config.schedule,
+            steps=self.steps,
+            warmup=min(config.warmup_steps, self.steps),
+            decay=config.decay_steps,
+            final=config.final_lr,
+        )
         self.folder = None if folder is None else Path(folder)
         self.hooks, self.progress = hooks, progress
         self.optimizer = make_optimizer(model, config)
@@ -131,11 +146,9 @@ class Trainer:
             ValueError: a checkpoint that does not fit.
             OSError: a checkpoint, the metrics or the model could not be written; names the file and the last
                 good checkpoint.
-            ModuleNotFoundError: a package that the config asks for is missing; says what to install.
         """
         config = self.config
-        steps = len(self.data) if config.steps is None else config.steps
-        state = State(self.model, self.optimizer, self.ema, steps)
+        state = State(self.model, self.optimizer, self.ema, self.steps)
         with ExitStack() as stack:
             if self.folder is not None:
                 stack.enter_context(locked_folder(self.folder))
@@ -145,13 +158,7 @@ class Trainer:
                     state,
                     self._steps(),
                     learning_rate=config.learning_rate,
-                    schedule=make_schedule(
-                        config.schedule,
-                        steps=steps,
-                        warmup=min(config.warmup_steps, steps),
-                        decay=config.decay_steps,
-                        final=config.final_lr,
-                    ),
+                    schedule=self.schedule,
                     dropout=config.dropout,
                     label_smoothing=config.label_smoothing,
                     seed=config.seed,
@@ -161,13 +168,15 @@ class Trainer:
             except TrainingError as error:
                 raise TrainingError(f"{error}; {self._examples()}; {self._last_good()}") from error
             except OSError as error:
-                raise OSError(error.errno, f"step {state.step}: {error}; {self._last_good()}") from error
+                found = str(error) if error.errno is None else f"{error.strerror}: {error.filename}"
+                message = f"step {state.step}: {found}; {self._last_good()}"
+                raise OSError(*filter(None, (error.errno, message))) from error
 
     def _open_run(self, folder: Path, state: State, resume: bool, force: bool) -> None:
         """Makes the folder of a new run, or goes on with the one that is there."""
         assert self.checkpoints is not None
         last, config_file = self.checkpoints.last(), folder / "training.json"
-        if config_file.exists() and not resume:
+        if (config_file.exists() or last is not None) and not resume:
             raise FileExistsError(f"{folder}: found a run, expected a new folder, or resume=True")
         self.checkpoints.clean()
         if config_file.exists():
