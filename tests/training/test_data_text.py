@@ -81,14 +81,14 @@ def test_lines_are_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
 def test_a_folder_is_its_files_in_the_order_of_names(tokenizer: Tokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "b" / ".hidden").mkdir(parents=True)
-    files = {"b/2.txt": "third", "a.md": "first", "c.jsonl": '{"text": "fourth"}\n\n{"text": "fifth"}\n'}
+    files = {"b/2.txt": "third", "a.md": "first", "c.JSONL": '{"text": "fourth"}\n\n{"text": "fifth"}\n'}
     files |= {"b/1.txt": "second", "b/.hidden/3.txt": "no", ".4.txt": "no", "5.py": "no"}
     for name, content in files.items():
         (folder / name).write_text(content)
     corpus = tokenize_text(folder, tokenizer, separator=END)
     assert documents(corpus) == expected(tokenizer, ["first", "second", "third", "fourth", "fifth"])
     assert sorted(os.listdir(tmp_path)) == ["data", "data.tokens"]
-    several = [folder / "c.jsonl", folder / "5.py", folder / "b"]
+    several = [folder / "c.JSONL", folder / "5.py", folder / "b"]
     corpus = tokenize_text(several, tokenizer, separator=END, cache=tmp_path / "cache")
     assert documents(corpus) == expected(tokenizer, ["fourth", "fifth", "no", "second", "third"])
 

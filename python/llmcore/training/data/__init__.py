@@ -9,8 +9,9 @@ are found again by the hash of all that they were made of (`identity.py`): by `t
 >>> corpus = tokenize_text("shakespeare.txt", tokenizer)
 >>> train, held_out = corpus.split(0.05)
 >>> for step in Batches(PackedWindows(train, 256), batch_size=16, epochs=3):
+...     labels = sum(map(count_labels, step))
 ...     for batch in step:
-...         model.loss_and_grad(**batch)
+...         loss = model.loss_and_grad(**batch, denominator=labels)
 """
 
 from __future__ import annotations

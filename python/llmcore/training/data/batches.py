@@ -77,36 +77,37 @@ class Batches:
     def __next__(self) -> list[dict[str, Any]]:
         """The batches of the next step. Raises ValueError if none of its labels counts."""
         start = self.position
-        batches = [self._batch() for _ in range(self.gradient_accumulation_steps)]
-        step = [batch for batch in batches if batch]
+        step: list[dict[str, Any]] = []
+        while len(step) < self.gradient_accumulation_steps and (taken := self._batch_at(self.position)):
+            step.append(self._joined(taken))
+            self.position += len(taken)
         if not step:
             raise StopIteration
         if not any(map(count_labels, step)):
-            taken = f"examples {start} to {self.position - 1}"
-            raise ValueError(f"{taken}: found no label that counts, expected one in every step")
+            found = f"examples {start} to {self.position - 1}"
+            raise ValueError(f"{found}: found no label that counts, expected one in every step")
         return step
 
-    def _batch(self) -> dict[str, Any]:
-        """The next batch; nothing at the end."""
-        batch: dict[str, list[Any]] = {}
-        for index in self._take():
-            for name, sequences in self.data[index].items():
-                batch.setdefault(name, []).extend(sequences)
-        return batch
-
-    def _take(self) -> list[int]:
-        """The examples of the next batch, by their numbers in the data."""
+    def _batch_at(self, position: int) -> list[int]:
+        """The examples of the batch at a position, by their numbers in the data; none at the end."""
         end = math.inf if self._end is None else self._end
         taken: list[int] = []
         tokens = 0
-        while self.position < end and len(taken) != self.batch_size:
-            index = self._index(self.position)
+        while position + len(taken) < end and len(taken) != self.batch_size:
+            index = self._index(position + len(taken))
             tokens += int(self.data.lengths[index])
             if self.max_tokens is not None and tokens > self.max_tokens:
                 break
             taken.append(index)
-            self.position += 1
         return taken
+
+    def _joined(self, examples: list[int]) -> dict[str, Any]:
+        """The sequences of examples, in one batch."""
+        batch: dict[str, list[Any]] = {}
+        for index in examples:
+            for name, sequences in self.data[index].items():
+                batch.setdefault(name, []).extend(sequences)
+        return batch
 
     def _index(self, position: int) -> int:
         """Which example stands at a position."""
@@ -130,11 +131,10 @@ class Batches:
             raise TypeError("len: found epochs=None, expected a number, so that there is an end")
         if self.batch_size is not None:
             return -(-self._end // (self.batch_size * self.gradient_accumulation_steps))
-        here, batches = self.position, 0
-        self.position = 0
-        while self._take():
+        position = batches = 0
+        while taken := self._batch_at(position):
+            position += len(taken)
             batches += 1
-        self.position = here
         return -(-batches // self.gradient_accumulation_steps)
 
     def state_dict(self) -> dict[str, Any]:

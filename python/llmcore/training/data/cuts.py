@@ -21,7 +21,8 @@ def encode_cut(
 
     The text is encoded as a whole. Only where a token would reach across a cut, as a line break at the end of
     a prompt and one at the start of its answer may be one token, the two sides are encoded apart: a model
-    that is asked sees the ids of the prompt alone.
+    that is asked sees the ids of the prompt alone. (A tokenizer that puts a space before every text then puts
+    one before the answer, too.)
     """
     ids, offsets = tokenizer.encode_spans(spans(text), with_offsets=True)
     starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T

@@ -38,13 +38,13 @@ def tokenize_completions(
     allowed_special: Literal["none", "all"] = "none",
     progress: bool = True,
 ) -> Corpus:
-    """Prompts and what is to follow them, as ids, of which only the completions count: their tokens (the
-    first too, if it begins with an end of the prompt) and the end-of-text token.
+    """Prompts and what is to follow them, as ids, of which only the completions count, and the end-of-text
+    token after them.
 
     Args:
         source: `.jsonl` files, a folder of them, or rows: dicts with two texts.
-        tokenizer: Encodes the text of prompt and completion joined, and puts before it what it puts before
-            every text.
+        tokenizer: Encodes prompt and completion as one text, but that no token reaches from one into the
+            other, and puts before it what it puts before every text.
         cache: See `tokenize_text`.
         prompt: The key of the prompt in a row. It may be empty.
         completion: The key of the completion.

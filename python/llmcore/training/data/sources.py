@@ -21,12 +21,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["JSON_LINES", "OpenSource", "Row", "Source", "cache_of", "open_source"]
+__all__ = ["OpenSource", "Row", "Source", "cache_of", "is_json_lines", "open_source"]
 
 Source: TypeAlias = "str | PathLike[str] | Iterable[PathLike[str]] | Iterable[str | Mapping[str, Any]]"
 
-JSON_LINES = ".jsonl"
-_ENDINGS = (".txt", ".md", JSON_LINES)
+_JSON_LINES = ".jsonl"
+_ENDINGS = (".txt", ".md", _JSON_LINES)
 
 
 class Row(NamedTuple):
@@ -55,9 +55,9 @@ class OpenSource:
                 yield Row(f"row {i}", value)
             return
         for path in self.files:
-            if path.suffix != JSON_LINES:
+            if not is_json_lines(path):
                 found = f"a name that ends in {path.suffix!r}"
-                raise ValueError(f"{path}: found {found}, expected {JSON_LINES!r}")
+                raise ValueError(f"{path}: found {found}, expected {_JSON_LINES!r}")
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
@@ -113,7 +113,7 @@ def _files(path: Path) -> list[Path]:
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         visible = (name for name in names if not name.startswith("."))
-        files += [Path(folder, name) for name in visible if name.endswith(_ENDINGS)]
+        files += [Path(folder, name) for name in visible if name.lower().endswith(_ENDINGS)]
     if not files:
         expected = f"files that end in {', '.join(_ENDINGS)}"
         raise FileNotFoundError(f"{path}: found no such files, expected {expected}; name others one by one")
@@ -125,6 +125,11 @@ def _parsed(line: bytes, where: str, expected: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: found {error}, expected {expected}") from None
+
+
+def is_json_lines(path: Path) -> bool:
+    """Whether the lines of a file are rows, by its name."""
+    return path.suffix.lower() == _JSON_LINES
 
 
 def cache_of(source: Source, cache: str | PathLike[str] | None) -> Path:

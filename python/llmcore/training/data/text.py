@@ -16,7 +16,7 @@ from llmcore.tokenizer import Tokenizer
 from llmcore.tokenizer_files import Documents, Encoder, smallest_dtype
 from llmcore.training.data.corpus import Corpus, CorpusWriter, cached
 from llmcore.training.data.identity import source_identity
-from llmcore.training.data.sources import JSON_LINES, OpenSource, Row, Source, cache_of, open_source
+from llmcore.training.data.sources import OpenSource, Row, Source, cache_of, is_json_lines, open_source
 
 __all__ = ["end_of_text", "tokenize_text"]
 
@@ -64,7 +64,7 @@ def tokenize_text(
     cache = cache_of(source, cache)
     opened = open_source(source)
     files = opened.files or []
-    kinds: list[Documents] = ["jsonl" if path.suffix == JSON_LINES else documents for path in files]
+    kinds: list[Documents] = ["jsonl" if is_json_lines(path) else documents for path in files]
     encoder = Encoder(tokenizer, separator if add_separator else None, add_special_tokens, allowed)
 
     def write(corpus: CorpusWriter) -> None:
