@@ -20,7 +20,7 @@ from tiny_run import CONFIG, floats, trainer, windows
 
 import llmcore
 from llmcore import _core
-from llmcore.training import Hook, LoRA, checkpoints
+from llmcore.training import Hook, LoRA, TrainingConfig, checkpoints
 
 KILLS = int(os.environ.get("LLMCORE_KILLS", "3"))
 """Moments at which a training is killed."""
@@ -147,6 +147,50 @@ def test_killed_at_any_moment(tmp_path, whole):
         killed += 1
     subprocess.run(command, check=True)
     same_end(folder, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_killed_at_each_call_that_changes_files(tmp_path):
+    """A process ends before its n-th such call, for every n, or with few kills for some."""
+    config = changed(steps=4, save_interval=2, keep_last=1, eval_interval=None)
+    trainer(tmp_path / "whole", config).run()
+    calls = ended_at(tmp_path / "all", config, 10**9)
+    assert calls > 60
+    for n in range(1, calls, 1 if KILLS > 3 else 13):
+        folder = tmp_path / f"run-{n}"
+        ended_at(folder, config, n)
+        trainer(folder, config).run(resume=True)
+        assert [entry.name for entry in (folder / "checkpoints").iterdir()] == ["step-4"], n
+        for file in sorted((tmp_path / "whole" / "checkpoints" / "step-4").iterdir()):
+            assert (folder / "checkpoints" / "step-4" / file.name).read_bytes() == file.read_bytes(), n
+
+
+def ended_at(folder: Path, config: TrainingConfig, n: int) -> int:
+    """Trains in another process that ends, as if killed, before its n-th call that changes files; how many
+    there were."""
+    calls = folder.with_suffix(".calls")
+    if (child := os.fork()) == 0:
+        made = 0
+
+        def counted(function):
+            def call(*args, **kwargs):
+                nonlocal made
+                made += 1
+                if made == n:
+                    os._exit(9)
+                return function(*args, **kwargs)
+
+            return call
+
+        for name in ("mkdir", "fsync", "rename", "replace", "unlink", "rmdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            trainer(folder, config).run()
+        finally:
+            calls.write_text(str(made))
+            os._exit(0)
+    os.waitpid(child, 0)
+    return int(calls.read_text()) if calls.exists() else n
 
 
 def written(folder: Path) -> int:

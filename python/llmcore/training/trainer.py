@@ -195,6 +195,7 @@ class Trainer:
         if self.validation is not None and saved["validation"] is not None:
             self.validation.load_state_dict(saved["validation"])
             state.stop = self.validation.verdict()
+        self._prune()
 
     def _hooks(self, state: State, stack: ExitStack) -> list[Hook]:
         """What is done in each step, in order: look, write down, show, save."""
@@ -240,7 +241,12 @@ class Trainer:
             "divergence": self.divergence.state_dict(),
         }
         self.checkpoints.save(state.step, self.model, self.optimizer, self.ema, facts)
-        self.checkpoints.prune(None if validation is None else validation.best_step)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Deletes the checkpoints that are not kept."""
+        if self.checkpoints is not None:
+            self.checkpoints.prune(None if self.validation is None else self.validation.best_step)
 
     def _finish(self, state: State) -> Result:
         """Saves what is to be used, and says what came of it."""
