@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 
 from llmcore.cli import Json, exit_codes, remark, write, write_json
-from llmcore.training.config import read_options
+from llmcore.training.config import TrainingConfig, read_options
 from llmcore.training.loop import TrainingError
 from llmcore.training.plot import plot_run
 from llmcore.training.recipe import Recipe, prepare
@@ -26,16 +26,18 @@ app = typer.Typer(rich_markup_mode="markdown")
 def with_recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
     """Gives a function that takes `**flags` one for each option of a recipe, None where it is not given."""
     hints = get_type_hints(Recipe)
+    how = {field.name for field in dataclasses.fields(TrainingConfig)}
     own = inspect.signature(function, eval_str=True).parameters.values()
     parameters = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-    for field in dataclasses.fields(Recipe):
+    for field in sorted(dataclasses.fields(Recipe), key=lambda field: field.name in how):
         hint = hints[field.name]
         kind: Any = list[str] if hint == tuple[str, ...] else next(iter(get_args(hint)), hint)
         default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
         help = field.metadata["help"]
         if default not in (None, "", False):
             help += f" [default: {default}]"
-        option = typer.Option(help=help, show_default=False)
+        panel = "How to train" if field.name in how else "What to train"
+        option = typer.Option(help=help, show_default=False, rich_help_panel=panel)
         annotation = Annotated[kind | None, option]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -118,6 +118,10 @@ class TensorBoard(Hook):
             if name != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(name, value, state.step)
 
+    def sync(self) -> None:
+        """Hands what was written to the system."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Writes what is left."""
         self._writer.close()

@@ -95,7 +95,7 @@ class Trainer:
         if config.precision != model.precision:
             raise ValueError(f"precision: found a model of {model.precision}, expected {config.precision}")
         self.model, self.config = model, config
-        model.checkpointing = config.activation_checkpointing
+        model.checkpointing |= config.activation_checkpointing
         self.data = Batches(
             data,
             **_size(config),
@@ -214,19 +214,18 @@ class Trainer:
                 )
             )
         hooks += self.hooks
-        metrics = None
+        records: list[MetricsFile | TensorBoard] = []
         if self.folder is not None:
-            metrics = MetricsFile(self.folder / "metrics.jsonl", state.step)
-            hooks.append(stack.enter_context(closing(metrics)))
+            records.append(MetricsFile(self.folder / "metrics.jsonl", state.step))
             if config.tensorboard:
-                events = TensorBoard(self.folder / "tensorboard", state.step)
-                hooks.append(stack.enter_context(closing(events)))
+                records.append(TensorBoard(self.folder / "tensorboard", state.step))
+        hooks += [stack.enter_context(closing(record)) for record in records]
         if self.progress:
             from llmcore.training.bar import ProgressBar
 
             hooks.append(stack.enter_context(ProgressBar(state.steps, state.step)))
-        if metrics is not None:
-            hooks.append(_Saver(self, metrics))
+        if self.folder is not None:
+            hooks.append(_Saver(self, records))
         return hooks
 
     def save(self, state: State) -> None:
@@ -288,14 +287,15 @@ class Trainer:
 class _Saver(Hook):
     """Saves checkpoints every `save_interval` steps, after the best validation, and after the last step."""
 
-    def __init__(self, trainer: Trainer, metrics: MetricsFile) -> None:
+    def __init__(self, trainer: Trainer, records: Sequence[MetricsFile | TensorBoard]) -> None:
         self.trainer = trainer
-        self.metrics = metrics
+        self.records = records
 
     def after_step(self, state: State) -> None:
         if state.improved or due(state, self.trainer.config.save_interval):
-            # The metrics of a checkpoint's step are there whenever the checkpoint is.
-            self.metrics.sync()
+            # What is written down of a step is there whenever the step's checkpoint is.
+            for record in self.records:
+                record.sync()
             self.trainer.save(state)
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import Any
 
 from llmcore.training.batch import Batch
 from llmcore.training.loop import Hook, State
+from llmcore.training.model import TrainableModel
 
 __all__ = ["Samples", "Validation", "evaluate"]
 
 
-def evaluate(model: Any, batches: Iterable[Batch]) -> float:
+def evaluate(model: TrainableModel, batches: Iterable[Batch]) -> float:
     """The mean loss of the labels that count, in nats, over all batches.
 
     Raises:
@@ -125,7 +126,7 @@ def due(state: State, interval: int | None) -> bool:
     return state.last or (interval is not None and state.step % interval == 0)
 
 
-def averages(state: State) -> Any:
+def averages(state: State) -> AbstractContextManager[None]:
     """Inside, the model has the averages as its parameters, if they are kept."""
     return nullcontext() if state.ema is None else state.ema.swapped()
 
