@@ -56,7 +56,8 @@ impl Training {
 
 impl Model {
     /// Adds the gradients of a batch; the first batch after a step of an optimiser overwrites what was there.
-    /// Gives Σ losses, in nats. After an error the sum is lost, and the next batch begins anew.
+    /// Gives Σ losses, in nats. A batch that is refused changes nothing; after Ctrl-C the sum is lost, and the
+    /// next batch begins anew.
     ///
     /// Errors: a model that does not train; tokens or labels that are none; sequences that are too long;
     /// Ctrl-C.

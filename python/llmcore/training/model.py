@@ -173,16 +173,16 @@ class TrainableModel(Model):
         Args:
             denominator: The count of the labels of this batch unless given.
             label_smoothing: How much of a label's probability is spread over all of them (Szegedy et al.
-            2016). dropout: What is dropped; nothing unless given. **batch: `input_ids`, a list of 1-D arrays
-            of ids or a 2-D array; `labels`, of the same shape, -100
-                where none counts, the ids themselves unless given: the model shifts them; `attention_mask`,
-                of the same shape, 0 where a sequence is padded on its right.
+                2016).
+            dropout: What is dropped; nothing unless given.
+            **batch: `input_ids`, a list of 1-D arrays of ids or a 2-D array; `labels`, of the same shape,
+                -100 where none counts, the ids themselves unless given: the model shifts them;
+                `attention_mask`, of the same shape, 0 where a sequence is padded on its right.
 
         Raises:
             ValueError: a batch that is none, ids outside of the vocabulary, sequences longer than
-                `max_positions`, no label that counts, or an option out of range.
-            KeyboardInterrupt: the gradients are lost then, as with every other error; the next batch begins
-                anew.
+                `max_positions`, no label that counts, or an option out of range; the gradients are as before.
+            KeyboardInterrupt: the gradients are lost; the next batch begins anew.
         """
         rows = flat_rows(batch)
         if denominator is None:
