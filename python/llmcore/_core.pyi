@@ -358,6 +358,7 @@ class Model:
         views: str,
         max_positions: int,
         threads: int | None = None,
+        dtype: str = "auto",
         trainable: str | None = None,
     ) -> Model: ...
     @property

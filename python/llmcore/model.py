@@ -60,7 +60,8 @@ def load(
 
     Args:
         source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
-        dtype: What weights are computed in: "auto" or "float32".
+        dtype: "auto" keeps quantised weights as the file has them, and rounds what they are multiplied with
+            to bytes, 32 numbers at a time with a scale of their own; "float32" expands them.
         threads: At most so many threads for each call; all of the process's processors unless given.
         trainable: For a model that also trains (`llmcore.training.TrainableModel`).
         precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".
@@ -86,7 +87,7 @@ def load(
     if not trainable:
         if adapter is not None or frozen or precision != "float32":
             raise ValueError("trainable: found False, expected True with adapter, frozen or precision")
-        return Model(checkpoint, threads=threads)
+        return Model(checkpoint, threads=threads, dtype=dtype)
     from llmcore.training.model import TrainableModel
 
     return TrainableModel(checkpoint, threads=threads, precision=precision, frozen=frozen, adapter=adapter)
@@ -128,13 +129,15 @@ class Model:
 
     Attributes:
         checkpoint: What it was loaded from.
+        dtype: How weights are kept, "auto" or "float32".
         core: The compiled model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None, dtype: str = "auto") -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads: found {threads!r}, expected a whole number > 0")
         self.checkpoint = checkpoint
+        self.dtype = dtype
         with errors_name(checkpoint.config_file, within=checkpoint.path):
             self.core = self._compile(threads)
 
@@ -153,6 +156,7 @@ class Model:
             json.dumps(as_table(checkpoint.views)),
             checkpoint.module.max_positions(checkpoint.config),
             threads,
+            self.dtype,
             None if trainable is None else json.dumps(trainable),
         )
 

@@ -11,7 +11,7 @@ use super::spec::Spec;
 use crate::cache::KvPool;
 use crate::error::Result;
 use crate::formats::{DType, TensorInfo, TensorSource};
-use crate::parameters::{Layout, Parameters, View};
+use crate::parameters::{Layout, Parameters, Storage, View};
 use crate::sites::{Capture, Hook};
 use crate::step::SeqId;
 
@@ -69,6 +69,10 @@ impl TensorSource for Made {
         Ok(())
     }
 
+    fn stored_rows(&self, _: &str, _: Range<usize>) -> Result<&[u8]> {
+        unreachable!("only floats are made")
+    }
+
     fn release_pages(&self, _: &str) -> Result<()> {
         Ok(())
     }
@@ -97,7 +101,11 @@ fn compile(json: &str) -> Compiled {
     let view =
         |path: &String| View { tensor: path.clone(), transpose: false, first: 0, interleaved_heads: None };
     let views = layout.params().iter().map(|p| (p.path.clone(), view(&p.path))).collect();
-    Compiled { block, parameters: Parameters::load(layout, &source, &views).unwrap(), builder }
+    Compiled {
+        block,
+        parameters: Parameters::load(layout, &source, &views, Storage::Float32).unwrap(),
+        builder,
+    }
 }
 
 impl Compiled {

@@ -27,20 +27,19 @@ impl Decoder {
             return Err(Error::argument("embed", spec.embed.default_name(), "a block of kind Embed"));
         };
         let (vocab_size, width) = (embed_spec.vocab_size, embed_spec.width);
-        let tied = matches!(*spec.head, Spec::Tied {});
-        let embed = builder.within(&spec.embed, |b| Embed::compile(embed_spec, tied, b))?;
+        let embed = builder.within(&spec.embed, |b| Embed::compile(embed_spec, b))?;
         let mut layers = Block::compile(&spec.layers, width, builder)?;
         if let Some(attention) = layers.last_attention() {
             attention.narrow_if_it_can();
         }
         let norm = Block::compile(&spec.norm, width, builder)?;
-        let head = match (&*spec.head, embed.matrix()) {
-            (Spec::Tied {}, Some(matrix)) => Linear::tied(matrix, vocab_size),
-            (Spec::Linear { name, outputs, bias }, _) if *outputs == vocab_size => builder
+        let head = match &*spec.head {
+            Spec::Tied {} => Linear::tied(embed.matrix(), vocab_size),
+            Spec::Linear { name, outputs, bias } if *outputs == vocab_size => builder
                 .named(name.as_deref().unwrap_or("head"), |b| {
                     Linear::compile(&[("", *outputs)], *bias, width, b)
                 })?,
-            (other, _) => {
+            other => {
                 let expected = format!("Tied, or Linear with outputs = vocab_size = {vocab_size}");
                 return Err(Error::argument("head", format!("{other:?}"), expected));
             }

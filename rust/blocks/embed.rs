@@ -9,28 +9,18 @@ use crate::parameters::{MatrixId, TableId};
 use crate::sites::SiteId;
 
 pub struct Embed {
-    tokens: Tokens,
+    tokens: MatrixId,
     positions: Option<TableId>,
     width: usize,
     dropout: DropoutId,
     output: SiteId,
 }
 
-/// Rows to look up: as rows, or, where the head shares them, as the one matrix that both use.
-enum Tokens {
-    Table(TableId),
-    Matrix(MatrixId),
-}
-
 impl Embed {
-    pub fn compile(spec: &EmbedSpec, tied: bool, builder: &mut Builder) -> Result<Self> {
+    pub fn compile(spec: &EmbedSpec, builder: &mut Builder) -> Result<Self> {
         let rows = builder.size("vocab_size", spec.vocab_size)?;
         let width = builder.size("width", spec.width)?;
-        let tokens = if tied {
-            Tokens::Matrix(builder.matrix(&[("weight".to_owned(), rows)], width))
-        } else {
-            Tokens::Table(builder.table("weight", rows, width))
-        };
+        let tokens = builder.matrix(&[("weight".to_owned(), rows)], width);
         let positions = match spec.positions {
             Some(count) => Some(builder.table("positions", builder.size("positions", count)?, width)),
             None => None,
@@ -39,21 +29,16 @@ impl Embed {
     }
 
     /// The matrix that a tied head shares.
-    pub fn matrix(&self) -> Option<MatrixId> {
-        match self.tokens {
-            Tokens::Matrix(matrix) => Some(matrix),
-            Tokens::Table(_) => None,
-        }
+    pub fn matrix(&self) -> MatrixId {
+        self.tokens
     }
 
     /// `tokens [rows]` to `[rows, width]`; every token is less than `vocab_size`, every position known.
     pub fn forward(&self, pass: &mut Pass<'_>, tokens: &[u32]) -> Result<Rows> {
         let mut x = pass.take(tokens.len(), self.width);
+        let weight = pass.params.matrix(self.tokens);
         for (row, &token) in x.values.chunks_exact_mut(self.width).zip(tokens) {
-            match self.tokens {
-                Tokens::Table(table) => row.copy_from_slice(pass.params.table_row(table, token as usize)),
-                Tokens::Matrix(matrix) => pass.params.matrix(matrix).row(token as usize, row),
-            }
+            weight.row(token as usize, row);
         }
         if let Some(positions) = self.positions {
             for (row, position) in x.values.chunks_exact_mut(self.width).zip(pass.positions()) {
@@ -71,10 +56,7 @@ impl Embed {
         pass.drop_out(self.dropout, &mut dx);
         let positions: Vec<u32> = pass.positions().map(|position| position as u32).collect();
         let sink = pass.sink();
-        match self.tokens {
-            Tokens::Table(table) => sink.scatter(table, tokens, &dx.values),
-            Tokens::Matrix(matrix) => sink.scatter_to_matrix(matrix, tokens, &dx.values),
-        }
+        sink.scatter_to_matrix(self.tokens, tokens, &dx.values);
         if let Some(table) = self.positions {
             sink.scatter(table, &positions, &dx.values);
         }

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+pub mod blocks;
 mod bytes;
 pub mod dequantize;
 mod dtype;
@@ -50,6 +51,9 @@ pub trait TensorSource: Send + Sync {
     /// Rows run over all dimensions but the last ([`TensorInfo::rows`]). Values are not looked at:
     /// see [`first_non_finite`].
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+
+    /// The bytes of rows, as the file has them.
+    fn stored_rows(&self, name: &str, rows: Range<usize>) -> Result<&[u8]>;
 
     /// Tells the operating system that the tensor's file pages are no longer needed, so that they stop
     /// counting as this process's memory. Reading the tensor again brings them back.

@@ -137,11 +137,23 @@ impl TensorSource for Tensors {
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let (file, Entry { info, bytes }) = self.find(name)?;
+        let (file, Entry { info, .. }) = self.find(name)?;
         if !info.dtype.is_float() {
             let field = format!("tensor {}", quote(name));
             return Err(Error::file(file.path(), field, info.dtype.name(), DType::list(DType::is_float)));
         }
+        let stored = self.stored_rows(name, rows.clone())?;
+        let wanted = rows.len().checked_mul(info.row_len());
+        if wanted != Some(out.len()) {
+            let expected = format!("{} rows of {}", rows.len(), info.row_len());
+            return Err(Error::argument("out", format!("{} floats", out.len()), expected));
+        }
+        dequantize(info.dtype, stored, out);
+        Ok(())
+    }
+
+    fn stored_rows(&self, name: &str, rows: Range<usize>) -> Result<&[u8]> {
+        let (file, Entry { info, bytes }) = self.find(name)?;
         if rows.start > rows.end || rows.end > info.rows() {
             return Err(Error::argument(
                 "rows",
@@ -149,14 +161,8 @@ impl TensorSource for Tensors {
                 format!("a range within 0..{}", info.rows()),
             ));
         }
-        let wanted = rows.len().checked_mul(info.row_len());
-        if wanted != Some(out.len()) {
-            let expected = format!("{} rows of {}", rows.len(), info.row_len());
-            return Err(Error::argument("out", format!("{} floats", out.len()), expected));
-        }
         let start = bytes.start + rows.start * info.row_bytes();
-        dequantize(info.dtype, &file[start..start + rows.len() * info.row_bytes()], out);
-        Ok(())
+        Ok(&file[start..start + rows.len() * info.row_bytes()])
     }
 
     fn release_pages(&self, name: &str) -> Result<()> {

@@ -59,6 +59,12 @@ impl<'a> Matrix<'a> {
         self.transposed().row_range(range).transposed()
     }
 
+    /// Row `i` of a matrix whose rows are contiguous.
+    pub(super) fn row_slice(&self, i: usize) -> &'a [f32] {
+        assert!(i < self.rows && self.column_stride == 1);
+        &self.data[i * self.row_stride..][..self.columns]
+    }
+
     /// Row `i` into `out [columns]`.
     pub fn row(&self, i: usize, out: &mut [f32]) {
         assert!(i < self.rows && out.len() == self.columns);

@@ -19,6 +19,7 @@ mod matrix;
 mod norm;
 pub mod optimizer;
 mod product;
+mod quantized;
 mod rope;
 mod softmax;
 mod sums;

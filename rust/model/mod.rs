@@ -12,7 +12,7 @@ use crate::cache::KvPool;
 use crate::error::{Error, Result, room};
 use crate::formats::TensorSource;
 use crate::kernels::{Precision, log_sum_exp};
-use crate::parameters::{ParamInfo, Parameters, View};
+use crate::parameters::{ParamInfo, Parameters, Storage, View};
 use crate::sites::{Hook, Sites};
 use crate::step::{SeqId, Step, Wanted, Work};
 
@@ -78,13 +78,14 @@ impl Model {
         source: &dyn TensorSource,
         views: &HashMap<String, View>,
         max_positions: usize,
+        storage: Storage,
         trainable: Option<Trainable>,
     ) -> Result<Self> {
         let adapters = trainable.as_ref().and_then(|trainable| trainable.adapters.clone());
         let (decoder, builder) = compile(description, adapters)?;
         let max_positions = decoder.positions.map_or(max_positions, |learned| learned.min(max_positions));
         let (parameters, training) = match trainable {
-            None => (Parameters::load(builder.layout, source, views)?, None),
+            None => (Parameters::load(builder.layout, source, views, storage)?, None),
             Some(Trainable { tensors, frozen, precision, .. }) => {
                 let parameters = Parameters::load_flat(builder.layout, source, views, &tensors, &frozen)?;
                 let training = Training::new(parameters.flat(), precision)?;

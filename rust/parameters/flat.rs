@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::load::Loader;
-use super::{Layout, MatrixId, ParamId, TableId, VectorId, View};
+use super::{Layout, MatrixId, ParamId, Storage, TableId, VectorId, View};
 use crate::error::{Error, Result};
 use crate::formats::TensorSource;
 use crate::interrupt;
@@ -70,7 +70,7 @@ impl Flat {
         tensors: &HashMap<String, View>,
         frozen: &HashSet<String>,
     ) -> Result<Self> {
-        let loader = Loader { layout: &layout, source, views };
+        let loader = Loader { layout: &layout, source, views, storage: Storage::Float32 };
         loader.check()?;
         let plan = Plan::new(&layout, tensors, frozen)?;
         let places = |ids: &[Vec<ParamId>]| -> Result<Vec<Place>> {

@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Layout, ParamId, ParamInfo, View};
+use super::{Layout, ParamId, ParamInfo, Storage, View};
 use crate::error::{Error, Result, room};
-use crate::formats::{TensorSource, first_non_finite};
+use crate::formats::blocks::{self, Form};
+use crate::formats::{DType, TensorSource, first_non_finite};
 use crate::interrupt;
-use crate::weights::{Arena, Panels};
+use crate::kernels::Factor;
+use crate::weights::{Arena, Panels, Quantized};
 
 thread_local! {
     /// A row of a tensor, before the part that a parameter views is taken out of it.
@@ -26,6 +28,7 @@ pub(super) struct Loader<'a> {
     pub layout: &'a Layout,
     pub source: &'a dyn TensorSource,
     pub views: &'a HashMap<String, View>,
+    pub storage: Storage,
 }
 
 impl Loader<'_> {
@@ -122,25 +125,75 @@ impl Loader<'_> {
         self.source.release_pages(&view.tensor)
     }
 
-    pub fn matrix(&self, parts: &[ParamId], arena: &Arc<Arena>) -> Result<Panels> {
+    /// The types of a matrix's parts, if it is kept as it is stored: all of them are quantised.
+    fn quantized(&self, parts: &[ParamId]) -> Result<Option<Vec<DType>>> {
+        let dtype = |&part: &ParamId| {
+            let view = self.view(self.layout.info(part))?;
+            let dtype = self.source.info(&view.tensor)?.dtype;
+            Ok(Some(dtype).filter(|&dtype| Form::of(dtype).is_some() && !view.transpose))
+        };
+        match self.storage {
+            Storage::Float32 => Ok(None),
+            Storage::AsStored => parts.iter().map(dtype).collect(),
+        }
+    }
+
+    /// Floats of an arena that a matrix takes; None if that overflows.
+    pub fn floats(&self, parts: &[ParamId]) -> Result<Option<usize>> {
+        let (n, k) = self.layout.size(parts);
+        let Some(dtypes) = self.quantized(parts)? else { return Ok(Panels::floats(n, k)) };
+        let sizes = parts.iter().zip(dtypes).filter_map(|(&part, dtype)| {
+            Some(Quantized::floats(Form::of(dtype)?, self.layout.info(part).rows(), k))
+        });
+        Ok(sizes.sum())
+    }
+
+    pub fn matrix(&self, parts: &[ParamId], arena: &Arc<Arena>) -> Result<Factor<'static>> {
         interrupt::check()?;
+        match self.quantized(parts)? {
+            None => self.panels(parts, arena).map(Factor::Panels),
+            Some(dtypes) => {
+                let parts = parts.iter().zip(dtypes).map(|(&part, dtype)| self.blocks(part, dtype, arena));
+                parts.collect::<Result<_>>().map(Factor::Quantized)
+            }
+        }
+    }
+
+    /// A parameter as it is stored.
+    fn blocks(&self, part: ParamId, dtype: DType, arena: &Arc<Arena>) -> Result<Quantized> {
+        let info = self.layout.info(part);
+        let view = self.view(info)?;
+        let failed = Failed::default();
+        let matrix = arena.quantized(dtype, info.rows(), info.width(), |row, out| {
+            failed.keep(self.stored_row(view, dtype, view.source_row(row, info.rows()), out));
+        })?;
+        failed.check()?;
+        self.source.release_pages(&view.tensor)?;
+        Ok(matrix)
+    }
+
+    fn stored_row(&self, view: &View, dtype: DType, row: usize, out: &mut [u8]) -> Result<()> {
+        let stored = self.source.stored_rows(&view.tensor, row..row + 1)?;
+        if let Some((block, found)) = blocks::first_non_finite(dtype, stored) {
+            return Err(self.not_finite(view, found, row, block * dtype.block().0));
+        }
+        out.copy_from_slice(stored);
+        Ok(())
+    }
+
+    fn panels(&self, parts: &[ParamId], arena: &Arc<Arena>) -> Result<Panels> {
         let infos: Vec<&ParamInfo> = parts.iter().map(|&part| self.layout.info(part)).collect();
         let views: Vec<&View> = infos.iter().map(|info| self.view(info)).collect::<Result<_>>()?;
         let (n, k) = self.layout.size(parts);
-        let failed = Mutex::new(None);
-        let keep = |result: Result<()>| {
-            if let Err(error) = result {
-                failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
-            }
-        };
+        let failed = Failed::default();
         let panels = if views[0].transpose {
-            arena.panels_transposed(n, k, |input, row| keep(self.input_row(&infos, &views, input, row)))?
+            arena.panels_transposed(n, k, |input, row| {
+                failed.keep(self.input_row(&infos, &views, input, row))
+            })?
         } else {
-            arena.panels(n, k, |output, row| keep(self.output_row(&infos, &views, output, row)))?
+            arena.panels(n, k, |output, row| failed.keep(self.output_row(&infos, &views, output, row)))?
         };
-        if let Some(error) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            return Err(error);
-        }
+        failed.check()?;
         views.iter().try_for_each(|view| self.source.release_pages(&view.tensor))?;
         Ok(panels)
     }
@@ -186,12 +239,32 @@ impl Loader<'_> {
         self.source.read_rows(&view.tensor, row..row + 1, out)?;
         match first_non_finite(out) {
             None => Ok(()),
-            Some(index) => Err(Error::file(
-                self.source.path(),
-                format!("tensor {:?}", view.tensor),
-                format!("{} at row {row}, column {index}", out[index]),
-                "finite numbers",
-            )),
+            Some(index) => Err(self.not_finite(view, out[index], row, index)),
         }
+    }
+
+    fn not_finite(&self, view: &View, found: f32, row: usize, column: usize) -> Error {
+        Error::file(
+            self.source.path(),
+            format!("tensor {:?}", view.tensor),
+            format!("{found} at row {row}, column {column}"),
+            "finite numbers",
+        )
+    }
+}
+
+/// The first error of several threads.
+#[derive(Default)]
+struct Failed(Mutex<Option<Error>>);
+
+impl Failed {
+    fn keep(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.0.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        self.0.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 }

@@ -151,6 +151,14 @@ impl View {
     }
 }
 
+/// How matrices are kept that infer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Quantised as the checkpoint has them; else as float32.
+    AsStored,
+    Float32,
+}
+
 /// The parameters of a model.
 pub enum Parameters {
     Packed(Packed),
@@ -158,12 +166,17 @@ pub enum Parameters {
 }
 
 impl Parameters {
-    /// Reads every parameter of the layout from `source` through its view, to infer.
+    /// Reads every parameter of the layout from `source` through its view, to infer; matrices as `storage` says.
     ///
     /// Errors: a parameter without a view, a tensor that is missing, of the wrong shape, or that holds
     /// NaN or infinity, all by name; too little memory; Ctrl-C.
-    pub fn load(layout: Layout, source: &dyn TensorSource, views: &HashMap<String, View>) -> Result<Self> {
-        Ok(Parameters::Packed(Packed::load(layout, source, views)?))
+    pub fn load(
+        layout: Layout,
+        source: &dyn TensorSource,
+        views: &HashMap<String, View>,
+        storage: Storage,
+    ) -> Result<Self> {
+        Ok(Parameters::Packed(Packed::load(layout, source, views, storage)?))
     }
 
     /// As [`Parameters::load`], to train: where `tensors` say, all but the `frozen` of them with gradients.
@@ -211,7 +224,7 @@ impl Parameters {
     /// `[outputs, inputs]`.
     pub fn matrix(&self, id: MatrixId) -> Factor<'_> {
         match self {
-            Parameters::Packed(packed) => packed.matrix(id).into(),
+            Parameters::Packed(packed) => packed.matrix(id),
             Parameters::Flat(flat) => flat.matrix(id).into(),
         }
     }

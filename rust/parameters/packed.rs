@@ -1,41 +1,48 @@
-//! Parameters to infer with: every matrix as panels, in the order of execution.
+//! Parameters to infer with: every matrix in panels, in the order of execution.
 
 use std::collections::HashMap;
 
 use super::load::Loader;
-use super::{Layout, MatrixId, TableId, VectorId, View};
+use super::{Layout, MatrixId, Storage, TableId, VectorId, View};
 use crate::error::{Error, Result};
 use crate::formats::TensorSource;
-use crate::weights::{Arena, Panels};
+use crate::kernels::Factor;
+use crate::weights::Arena;
 
 pub struct Packed {
     pub(super) layout: Layout,
     vectors: Vec<Vec<f32>>,
     tables: Vec<Vec<f32>>,
-    matrices: Vec<Panels>,
+    matrices: Vec<Factor<'static>>,
+    /// Floats that the matrices take.
+    packed: usize,
 }
 
 impl Packed {
-    pub fn load(layout: Layout, source: &dyn TensorSource, views: &HashMap<String, View>) -> Result<Self> {
-        let loader = Loader { layout: &layout, source, views };
+    pub fn load(
+        layout: Layout,
+        source: &dyn TensorSource,
+        views: &HashMap<String, View>,
+        storage: Storage,
+    ) -> Result<Self> {
+        let loader = Loader { layout: &layout, source, views, storage };
         loader.check()?;
         let vectors = layout.vectors.iter().map(|parts| loader.vector(parts)).collect::<Result<_>>()?;
         let tables = layout.tables.iter().map(|&id| loader.table(id)).collect::<Result<_>>()?;
-        let floats = layout.matrices.iter().try_fold(0usize, |sum, parts| {
-            let (n, k) = layout.size(parts);
-            Panels::floats(n, k)?.checked_add(sum)
-        });
-        let floats = floats.ok_or(Error::Memory { what: "the weights".into(), bytes: usize::MAX })?;
-        let arena = Arena::with_capacity(floats)?;
+        let mut packed = 0usize;
+        for parts in &layout.matrices {
+            let floats = loader.floats(parts)?.and_then(|floats| floats.checked_add(packed));
+            packed = floats.ok_or(Error::Memory { what: "the weights".into(), bytes: usize::MAX })?;
+        }
+        let arena = Arena::with_capacity(packed)?;
         let matrices =
             layout.matrices.iter().map(|parts| loader.matrix(parts, &arena)).collect::<Result<_>>()?;
-        Ok(Packed { layout, vectors, tables, matrices })
+        Ok(Packed { layout, vectors, tables, matrices, packed })
     }
 
     pub fn bytes(&self) -> usize {
         let plain: usize = self.vectors.iter().chain(&self.tables).map(Vec::len).sum();
-        let packed: usize = self.matrices.iter().filter_map(|m| Panels::floats(m.n, m.k)).sum();
-        (plain + packed) * size_of::<f32>()
+        (plain + self.packed) * size_of::<f32>()
     }
 
     pub fn vector(&self, id: VectorId) -> &[f32] {
@@ -47,7 +54,7 @@ impl Packed {
         &self.tables[id.0 as usize][row * width..][..width]
     }
 
-    pub fn matrix(&self, id: MatrixId) -> &Panels {
-        &self.matrices[id.0 as usize]
+    pub fn matrix(&self, id: MatrixId) -> Factor<'_> {
+        self.matrices[id.0 as usize].clone()
     }
 }

@@ -11,7 +11,7 @@ use super::lent::Lendable;
 use crate::blocks::tape::Dropout;
 use crate::error::{Error, Result};
 use crate::model::{self, Arena, Batch, CHUNK, Loss, Model, Trainable};
-use crate::parameters::View;
+use crate::parameters::{Storage, View};
 use crate::random::Philox;
 use crate::sites::Capture;
 use crate::step::Step;
@@ -79,10 +79,12 @@ impl PyModel {
     /// Compiles a description and loads its parameters.
     ///
     /// `description` is JSON, what `llmcore.blocks.describe` gives; `views` is JSON, a table of `View`s by the
-    /// path of the parameter. `trainable` makes a model that trains: JSON, the fields of [`Trainable`]. Raises
+    /// path of the parameter. `dtype` keeps matrices as they are stored ("auto") or expands them ("float32").
+    /// `trainable` makes a model that trains: JSON, the fields of [`Trainable`]. Raises
     /// `ValueError`, which names the parameter or tensor, what was found and what was expected; `MemoryError`.
     #[new]
-    #[pyo3(signature = (description, tensors, views, max_positions, threads=None, trainable=None))]
+    #[pyo3(signature = (description, tensors, views, max_positions, threads=None, dtype="auto", trainable=None))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         description: &str,
@@ -90,9 +92,15 @@ impl PyModel {
         views: &str,
         max_positions: usize,
         threads: Option<usize>,
+        dtype: &str,
         trainable: Option<&str>,
     ) -> PyResult<Self> {
         let tensors = source(tensors)?;
+        let storage = match dtype {
+            "auto" => Storage::AsStored,
+            "float32" => Storage::Float32,
+            _ => return Err(Error::argument("dtype", format!("{dtype:?}"), "'auto' or 'float32'").into()),
+        };
         let model = py.detach(|| {
             let views: HashMap<String, View> = serde_json::from_str(views)
                 .map_err(|error| Error::argument("views", error, "a table of views by path"))?;
@@ -101,7 +109,7 @@ impl PyModel {
                 .transpose()
                 .map_err(|error| Error::argument("trainable", error, "how a model trains"))?;
             threads::with_limit(threads, || {
-                Model::load(description, &*tensors, &views, max_positions, trainable)
+                Model::load(description, &*tensors, &views, max_positions, storage, trainable)
             })
         })?;
         let (vocab_size, max_positions) = (model.vocab_size(), model.max_positions());

@@ -9,8 +9,8 @@ use super::{BYTES, Op, Simd};
 pub struct Avx2(());
 
 /// # Safety
-/// The machine has AVX2, FMA, BMI 1 and 2.
-#[target_feature(enable = "avx2,fma,bmi1,bmi2")]
+/// The machine has AVX2, FMA, F16C, BMI 1 and 2.
+#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")]
 pub unsafe fn run<O: Op>(op: O) -> O::Output {
     op.run(Avx2(()))
 }
@@ -103,6 +103,7 @@ impl Simd for Avx2 {
     type F32 = F32;
     type Mask = [__m256; 2];
     type Bytes = [__m256i; 2];
+    type I32 = [__m256i; 2];
 
     const WIDE: bool = false;
 
@@ -294,10 +295,122 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn splat_i32(self, x: i32) -> [__m256i; 2] {
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+
+    #[inline(always)]
+    fn dot_bytes<const SMALL: bool>(
+        self,
+        sum: [__m256i; 2],
+        a: [__m256i; 2],
+        b: [__m256i; 2],
+    ) -> [__m256i; 2] {
+        let dot = |sum, a, b| unsafe {
+            if SMALL {
+                // Two products of at most 128 · 127 each fit into 16 bits.
+                let pairs = _mm256_maddubs_epi16(a, b);
+                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            } else {
+                // Even bytes and odd bytes as 16 bits each.
+                let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xFF));
+                let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+                let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+                let even = _mm256_madd_epi16(even_a, even_b);
+                _mm256_add_epi32(sum, _mm256_add_epi32(even, _mm256_madd_epi16(odd_a, odd_b)))
+            }
+        };
+        [dot(sum[0], a[0], b[0]), dot(sum[1], a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn to_float(self, x: [__m256i; 2]) -> F32 {
+        unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
+    }
+
+    #[inline(always)]
+    fn round_to_bytes(self, x: F32) -> [i8; 16] {
+        unsafe {
+            let (low, high) = (_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+            // Packing works within halves of a register: put the quarters in order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            std::mem::transmute::<__m128i, [i8; 16]>(bytes)
+        }
+    }
+
+    #[inline(always)]
+    fn halves(self, bits: &[u16; 16]) -> F32 {
+        let (parts, _) = bits.as_chunks::<8>();
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(parts[0].as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(parts[1].as_ptr().cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn floats_of_bytes(self, x: &[u8; 16]) -> F32 {
+        unsafe {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn floats_of_signed_bytes(self, x: &[i8; 16]) -> F32 {
+        unsafe {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn bytes(self, block: &[u8; BYTES]) -> [__m256i; 2] {
         let (halves, _) = block.as_chunks::<{ BYTES / 2 }>();
         unsafe {
             [_mm256_loadu_si256(halves[0].as_ptr().cast()), _mm256_loadu_si256(halves[1].as_ptr().cast())]
+        }
+    }
+
+    #[inline(always)]
+    fn repeat_bytes(self, four: [i8; 4]) -> [__m256i; 2] {
+        unsafe { [_mm256_set1_epi32(i32::from_le_bytes(four.map(|x| x as u8))); 2] }
+    }
+
+    #[inline(always)]
+    fn shift_right_bytes(self, x: [__m256i; 2], n: u32, mask: u8) -> [__m256i; 2] {
+        unsafe {
+            let (n, mask) = (_mm_cvtsi32_si128(n as i32), _mm256_set1_epi8((mask & (0xFF >> n)) as i8));
+            x.map(|x| _mm256_and_si256(_mm256_srl_epi16(x, n), mask))
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left_bytes(self, x: [__m256i; 2], n: u32, mask: u8) -> [__m256i; 2] {
+        unsafe {
+            let mask = _mm256_set1_epi8((mask & (0xFF << n) as u8) as i8);
+            x.map(|x| _mm256_and_si256(_mm256_sll_epi16(x, _mm_cvtsi32_si128(n as i32)), mask))
+        }
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], x: [__m256i; 2]) -> [__m256i; 2] {
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, x[0]), _mm256_shuffle_epi8(table, x[1])]
         }
     }
 

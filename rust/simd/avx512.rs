@@ -4,25 +4,39 @@ use std::arch::x86_64::*;
 
 use super::{BYTES, Op, Simd};
 
-/// Exists only inside [`run`], where the instruction set is known to be there, with the instructions for
-/// bfloat16 or without.
+/// What a machine may have beside AVX-512 F, DQ and BW, and what an op makes use of.
+pub const PLAIN: u8 = 0;
+pub const BF16: u8 = 1;
+pub const VNNI: u8 = 2;
+
+/// Exists only inside [`run`], where the instruction set is known to be there, with `EXTRA`.
 #[derive(Clone, Copy)]
-pub struct Avx512<const BF16: bool>(());
+pub struct Avx512<const EXTRA: u8>(());
 
 /// # Safety
-/// The machine has AVX-512 F, DQ and BW, FMA, BMI 1 and 2, and AVX-512 BF16 if the parameter says so.
+/// The machine has AVX-512 F, DQ and BW, FMA, F16C, BMI 1 and 2, and the `EXTRA`.
 #[inline(always)]
-pub unsafe fn run<O: Op, const BF16: bool>(op: O) -> O::Output {
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx2,fma,bmi1,bmi2")]
+pub unsafe fn run<O: Op, const EXTRA: u8>(op: O) -> O::Output {
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx2,fma,f16c,bmi1,bmi2")]
     unsafe fn plain<O: Op>(op: O) -> O::Output {
-        op.run(Avx512::<false>(()))
+        op.run(Avx512::<PLAIN>(()))
     }
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx2,fma,bmi1,bmi2")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx2,fma,f16c,bmi1,bmi2")]
     unsafe fn bf16<O: Op>(op: O) -> O::Output {
-        op.run(Avx512::<true>(()))
+        op.run(Avx512::<BF16>(()))
+    }
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vnni,avx2,fma,f16c,bmi1,bmi2")]
+    unsafe fn vnni<O: Op>(op: O) -> O::Output {
+        op.run(Avx512::<VNNI>(()))
     }
     // SAFETY: the caller vouches for the features.
-    unsafe { if BF16 { bf16(op) } else { plain(op) } }
+    unsafe {
+        match EXTRA {
+            BF16 => bf16(op),
+            VNNI => vnni(op),
+            _ => plain(op),
+        }
+    }
 }
 
 /// The upper half of each lane rounded to nearest even, as a number; the lower holds anything.
@@ -44,19 +58,20 @@ fn below(n: usize) -> __mmask16 {
     if n >= 16 { 0xFFFF } else { (1u16 << n) - 1 }
 }
 
-// SAFETY (all blocks): `Avx512` values exist only where AVX-512 F, DQ and BW are available, `Avx512<true>`
-// only where BF16 is too; pointers are vouched for by the callers of the unsafe methods, and a masked
+// SAFETY (all blocks): `Avx512` values exist only where AVX-512 F, DQ and BW are available, and what the
+// parameter says; pointers are vouched for by the callers of the unsafe methods, and a masked
 // lane is not accessed. The vector types that `transmute` converts are 64 bytes of any bits.
-impl<const BF16: bool> Simd for Avx512<BF16> {
+impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     type F32 = __m512;
     type Mask = __mmask16;
     type Bytes = __m512i;
+    type I32 = __m512i;
 
     const WIDE: bool = true;
 
     #[inline(always)]
     fn vectorize<O: Op>(self, op: O) -> O::Output {
-        unsafe { run::<O, BF16>(op) }
+        unsafe { run::<O, EXTRA>(op) }
     }
 
     #[inline(always)]
@@ -218,7 +233,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn dot_bfloat16(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
-        if BF16 {
+        if EXTRA == BF16 {
             use std::mem::transmute;
             unsafe {
                 _mm512_dpbf16_ps(sum, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b))
@@ -245,8 +260,92 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn dot_bytes<const SMALL: bool>(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe {
+            if EXTRA == VNNI {
+                _mm512_dpbusd_epi32(sum, a, b)
+            } else if SMALL {
+                // Two products of at most 128 · 127 each fit into 16 bits.
+                let pairs = _mm512_maddubs_epi16(a, b);
+                _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            } else {
+                // Even bytes and odd bytes as 16 bits each.
+                let even_a = _mm512_and_si512(a, _mm512_set1_epi16(0xFF));
+                let even_b = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b));
+                let (odd_a, odd_b) = (_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+                let even = _mm512_madd_epi16(even_a, even_b);
+                _mm512_add_epi32(sum, _mm512_add_epi32(even, _mm512_madd_epi16(odd_a, odd_b)))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn to_float(self, x: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn round_to_bytes(self, x: __m512) -> [i8; 16] {
+        unsafe { std::mem::transmute::<__m128i, [i8; 16]>(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+    }
+
+    #[inline(always)]
+    fn halves(self, bits: &[u16; 16]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn floats_of_bytes(self, x: &[u8; 16]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn floats_of_signed_bytes(self, x: &[i8; 16]) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
     fn bytes(self, block: &[u8; BYTES]) -> __m512i {
         unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn repeat_bytes(self, four: [i8; 4]) -> __m512i {
+        unsafe { _mm512_set1_epi32(i32::from_le_bytes(four.map(|x| x as u8))) }
+    }
+
+    #[inline(always)]
+    fn shift_right_bytes(self, x: __m512i, n: u32, mask: u8) -> __m512i {
+        unsafe {
+            let shifted = _mm512_srl_epi16(x, _mm_cvtsi32_si128(n as i32));
+            _mm512_and_si512(shifted, _mm512_set1_epi8((mask & (0xFF >> n)) as i8))
+        }
+    }
+
+    #[inline(always)]
+    fn shift_left_bytes(self, x: __m512i, n: u32, mask: u8) -> __m512i {
+        unsafe {
+            let shifted = _mm512_sll_epi16(x, _mm_cvtsi32_si128(n as i32));
+            _mm512_and_si512(shifted, _mm512_set1_epi8((mask & (0xFF << n) as u8) as i8))
+        }
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], x: __m512i) -> __m512i {
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, x)
+        }
     }
 
     #[inline(always)]

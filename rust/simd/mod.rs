@@ -36,6 +36,8 @@ pub trait Simd: Copy {
     type Mask: Copy;
     /// 64 bytes.
     type Bytes: Copy;
+    /// 16 integers of 32 bits.
+    type I32: Copy;
 
     /// Whether 24 accumulators fit into registers (else 6).
     const WIDE: bool;
@@ -119,7 +121,29 @@ pub trait Simd: Copy {
     /// The same tree with [`Simd::max`].
     fn reduce_max(self, a: Self::F32) -> f32;
 
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// Lane i gets what it has plus the products of bytes 4 i … 4 i + 3 of `a`, taken without sign, and of `b`, with
+    /// sign and within ±127; exact if the result fits. `SMALL` promises that no byte of `a` exceeds 128.
+    fn dot_bytes<const SMALL: bool>(self, sum: Self::I32, a: Self::Bytes, b: Self::Bytes) -> Self::I32;
+    /// Rounded to nearest even.
+    fn to_float(self, x: Self::I32) -> Self::F32;
+    /// To nearest even; every lane lies within ±127.
+    fn round_to_bytes(self, x: Self::F32) -> [i8; LANES];
+    /// 16 float16 of these bits.
+    fn halves(self, bits: &[u16; LANES]) -> Self::F32;
+    fn floats_of_bytes(self, x: &[u8; LANES]) -> Self::F32;
+    fn floats_of_signed_bytes(self, x: &[i8; LANES]) -> Self::F32;
+
     fn bytes(self, block: &[u8; BYTES]) -> Self::Bytes;
+    /// The same four bytes sixteen times.
+    fn repeat_bytes(self, four: [i8; 4]) -> Self::Bytes;
+    /// Of each byte the bits of `mask` after shifting right by `n < 8`.
+    fn shift_right_bytes(self, x: Self::Bytes, n: u32, mask: u8) -> Self::Bytes;
+    /// Of each byte the bits of `mask` after shifting left by `n < 8`.
+    fn shift_left_bytes(self, x: Self::Bytes, n: u32, mask: u8) -> Self::Bytes;
+    fn or_bytes(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Each byte, which is less than 16, as an index.
+    fn look_up(self, table: &[u8; LANES], x: Self::Bytes) -> Self::Bytes;
     /// Bit i is set if `first ≤ byte i ≤ last`.
     fn between(self, bytes: Self::Bytes, first: u8, last: u8) -> u64;
 
@@ -228,6 +252,7 @@ pub fn available() -> Vec<Isa> {
         // Every processor with AVX2 has BMI too, and every one with AVX-512 BW has DQ and AVX2.
         if is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
             && is_x86_feature_detected!("bmi1")
             && is_x86_feature_detected!("bmi2")
         {
@@ -302,7 +327,7 @@ pub fn dispatch_on<O: Op>(isa: Isa, op: O) -> O::Output {
         Kind::Avx2 => unsafe { avx2::run(op) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Kind::Avx512 => unsafe { avx512::run::<_, false>(op) },
+        Kind::Avx512 => unsafe { avx512::run::<_, { avx512::PLAIN }>(op) },
     }
 }
 
@@ -314,7 +339,20 @@ pub fn dispatch_bfloat16<O: Op>(op: O) -> O::Output {
     if current().0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16") {
         let _float_state = mxcsr::Default::enter();
         // SAFETY: both are detected.
-        return unsafe { avx512::run::<_, true>(op) };
+        return unsafe { avx512::run::<_, { avx512::BF16 }>(op) };
+    }
+    dispatch(op)
+}
+
+/// Runs an `op` over bytes on the instruction set in use: AVX-512 has an instruction for [`Simd::dot_bytes`] on some
+/// machines.
+#[inline]
+pub fn dispatch_bytes<O: Op>(op: O) -> O::Output {
+    #[cfg(target_arch = "x86_64")]
+    if current().0 == Kind::Avx512 && is_x86_feature_detected!("avx512vnni") {
+        let _float_state = mxcsr::Default::enter();
+        // SAFETY: both are detected.
+        return unsafe { avx512::run::<_, { avx512::VNNI }>(op) };
     }
     dispatch(op)
 }

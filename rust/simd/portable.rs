@@ -59,6 +59,7 @@ impl Simd for Portable {
     type F32 = F32;
     type Mask = [bool; LANES];
     type Bytes = [u8; BYTES];
+    type I32 = [i32; LANES];
 
     const WIDE: bool = false;
 
@@ -204,8 +205,69 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn splat_i32(self, x: i32) -> [i32; LANES] {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_bytes<const SMALL: bool>(self, sum: [i32; LANES], a: [u8; BYTES], b: [u8; BYTES]) -> [i32; LANES] {
+        let product = |i: usize| i32::from(a[i]) * i32::from(b[i] as i8);
+        std::array::from_fn(|i| sum[i] + (4 * i..4 * i + 4).map(product).sum::<i32>())
+    }
+
+    #[inline(always)]
+    fn to_float(self, x: [i32; LANES]) -> F32 {
+        x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    fn round_to_bytes(self, x: F32) -> [i8; LANES] {
+        x.map(|x| x.round_ties_even() as i8)
+    }
+
+    #[inline(always)]
+    fn halves(self, bits: &[u16; LANES]) -> F32 {
+        bits.map(|bits| half::f16::from_bits(bits).to_f32_const())
+    }
+
+    #[inline(always)]
+    fn floats_of_bytes(self, x: &[u8; LANES]) -> F32 {
+        x.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn floats_of_signed_bytes(self, x: &[i8; LANES]) -> F32 {
+        x.map(f32::from)
+    }
+
+    #[inline(always)]
     fn bytes(self, block: &[u8; BYTES]) -> [u8; BYTES] {
         *block
+    }
+
+    #[inline(always)]
+    fn repeat_bytes(self, four: [i8; 4]) -> [u8; BYTES] {
+        std::array::from_fn(|i| four[i % 4] as u8)
+    }
+
+    #[inline(always)]
+    fn shift_right_bytes(self, x: [u8; BYTES], n: u32, mask: u8) -> [u8; BYTES] {
+        x.map(|x| x >> n & mask)
+    }
+
+    #[inline(always)]
+    fn shift_left_bytes(self, x: [u8; BYTES], n: u32, mask: u8) -> [u8; BYTES] {
+        x.map(|x| x << n & mask)
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: [u8; BYTES], b: [u8; BYTES]) -> [u8; BYTES] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; LANES], x: [u8; BYTES]) -> [u8; BYTES] {
+        x.map(|x| table[usize::from(x % 16)])
     }
 
     #[inline(always)]

@@ -196,6 +196,73 @@ fn the_instruction_for_bfloat16_gives_the_bits_of_its_emulation() {
     }
 }
 
+/// What one instruction set makes of bytes; the sums have to be the same with the instruction for them.
+struct Bytes {
+    a: [u8; BYTES],
+    b: [u8; BYTES],
+}
+
+impl Op for Bytes {
+    type Output = Vec<u32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u32> {
+        let (a, b) = (s.bytes(&self.a), s.bytes(&self.b));
+        let small = s.shift_right_bytes(a, 1, 0xFF);
+        let four = s.repeat_bytes([-127, 3, 127, -1]);
+        let nibbles = s.shift_right_bytes(a, 4, 15);
+        let table: [u8; LANES] = std::array::from_fn(|i| (17 * i) as u8);
+        let high = s.shift_left_bytes(a, 3, 0b0111_0000);
+        let zero = s.splat_i32(0);
+        let sums = [
+            s.dot_bytes::<false>(s.splat_i32(-5), a, b),
+            s.dot_bytes::<true>(s.splat_i32(7), small, b),
+            s.dot_bytes::<false>(zero, a, four),
+            s.dot_bytes::<false>(zero, s.look_up(&table, nibbles), b),
+            s.dot_bytes::<false>(zero, s.or_bytes(nibbles, high), four),
+            s.dot_bytes::<false>(zero, s.shift_left_bytes(a, 1, 0xFF), b),
+        ];
+        let mut bits = Vec::new();
+        let mut keep = |x: S::F32| {
+            let mut out = [0.0; LANES];
+            s.put(&mut out, x);
+            bits.extend(out.map(canonical));
+        };
+        sums.into_iter().for_each(|sum| keep(s.to_float(sum)));
+        let (some, _) = self.a.as_chunks::<LANES>();
+        keep(s.floats_of_bytes(&some[0]));
+        keep(s.floats_of_signed_bytes(&some[1].map(|x| x as i8)));
+        keep(s.halves(&std::array::from_fn(|i| u16::from_le_bytes([self.a[2 * i], self.a[2 * i + 1]]))));
+        let near = s.div(s.floats_of_signed_bytes(&some[2].map(|x| (x as i8).max(-127))), s.splat(2.0));
+        bits.extend(s.round_to_bytes(near).map(|x| x as u32));
+        bits
+    }
+}
+
+#[test]
+fn instruction_sets_agree_on_bytes() {
+    let mut state = 1u64;
+    let mut byte = |least: u8| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let byte = (state >> 56) as u8;
+        if least == 0 || byte != 0x80 { byte } else { 0x81 }
+    };
+    for round in 0..300 {
+        // At the ends of the range, and anywhere in it.
+        let mut a = [0xFF; BYTES];
+        let mut b = [if round % 2 == 0 { 127 } else { 0x81 }; BYTES];
+        if round > 3 {
+            a.fill_with(|| byte(0));
+            b.fill_with(|| byte(1));
+        }
+        let expected = dispatch_on(Isa(Kind::Portable), Bytes { a, b });
+        assert_eq!(dispatch_bytes(Bytes { a, b }), expected);
+        for isa in available() {
+            assert_eq!(dispatch_on(isa, Bytes { a, b }), expected, "{isa:?}");
+        }
+    }
+}
+
 #[test]
 fn an_unknown_name_is_an_error() {
     let message = Isa::from_name("sse9").unwrap_err().to_string();

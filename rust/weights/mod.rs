@@ -4,7 +4,9 @@
 mod arena;
 mod pages;
 mod panels;
+mod quantized;
 
 pub use arena::Arena;
 pub use pages::{Held, Piece};
 pub use panels::Panels;
+pub use quantized::{PanelLayout, Quantized, UNIT, place};

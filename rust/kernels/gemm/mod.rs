@@ -20,10 +20,10 @@ use serde::Deserialize;
 
 use crate::kernels::matrix::{Matrix, MatrixMut};
 use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Term};
-use crate::kernels::{self, Lines};
+use crate::kernels::{self, Lines, quantized};
 use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
 use crate::threads::{self, SendPtr};
-use crate::weights::Panels;
+use crate::weights::{Panels, Quantized};
 
 pub(super) mod pack;
 
@@ -53,6 +53,8 @@ impl Precision {
 pub enum Factor<'a> {
     Matrix(Matrix<'a>),
     Panels(Panels),
+    /// Parts whose outputs stand side by side. Rows are rounded to bytes, whatever the precision.
+    Quantized(Vec<Quantized>),
 }
 
 impl<'a> From<Matrix<'a>> for Factor<'a> {
@@ -73,6 +75,19 @@ impl Factor<'_> {
         match self {
             Factor::Matrix(matrix) => Factor::Matrix(matrix.row_range(rows)),
             Factor::Panels(panels) => Factor::Panels(panels.outputs(rows)),
+            Factor::Quantized(parts) => {
+                let mut first = 0;
+                let mut some = Vec::new();
+                for part in parts {
+                    let within = |row: usize| row.clamp(first, first + part.n) - first;
+                    let range = within(rows.start)..within(rows.end);
+                    if !range.is_empty() {
+                        some.push(part.outputs(range));
+                    }
+                    first += part.n;
+                }
+                Factor::Quantized(some)
+            }
         }
     }
 
@@ -81,6 +96,15 @@ impl Factor<'_> {
         match self {
             Factor::Matrix(matrix) => matrix.row(i, out),
             Factor::Panels(panels) => panels.row(i, out),
+            Factor::Quantized(parts) => {
+                let mut i = i;
+                for part in parts {
+                    if i < part.n {
+                        return part.row(i, out);
+                    }
+                    i -= part.n;
+                }
+            }
         }
     }
 
@@ -89,6 +113,9 @@ impl Factor<'_> {
         match self {
             Factor::Matrix(matrix) => (matrix.rows, matrix.columns),
             Factor::Panels(panels) => (panels.n, panels.k),
+            Factor::Quantized(parts) => {
+                (parts.iter().map(|part| part.n).sum(), parts.first().map_or(0, |part| part.k))
+            }
         }
     }
 }
@@ -166,6 +193,10 @@ fn multiply(
     assert!(bias.is_none_or(|bias| bias.len() == n));
     if rows == 0 || n == 0 {
         return;
+    }
+    if let Factor::Quantized(parts) = b {
+        assert!(!add, "a product with quantised weights does not add");
+        return quantized::multiply(a, parts, bias, c);
     }
     let bias = SendPtr(bias.map_or(ptr::null(), <[f32]>::as_ptr).cast_mut());
     let out = SendPtr(c.as_mut_ptr());
@@ -436,6 +467,7 @@ impl<T: Term> Chunk<'_, T> {
                         (b.as_ptr().add(at), b.row_stride, b.column_stride)
                     }
                     Factor::Panels(b) => (b.as_ptr().add(first * b.k + start * LANES), 1, LANES),
+                    Factor::Quantized(_) => unreachable!("has a kernel of its own"),
                 };
                 Pack {
                     from: Source { at, lanes, lane_stride, k: part.len(), k_stride },
