@@ -39,7 +39,7 @@ class Recipe(TrainingConfig):
     model: str | None = option(None, "What to start from: a folder, a .gguf file, a hub id or a short name.")
     new: str | None = option(None, "Instead of a model: a config.json, for weights drawn at random.")
     tokenizer: str | None = option(None, "With new: a tokenizer.json, or a folder that has a tokenizer.")
-    frozen: tuple[str, ...] = option((), "Tensors that are not trained: names, or patterns as '*wte*'.")
+    frozen: tuple[str, ...] = option((), "Tensors that are not trained: names, or patterns as `*wte*`.")
     lora_rank: int | None = option(None, "Train low-rank adapters only, of this rank.")
     lora_alpha: float = option(16.0, "What adapters add is multiplied by lora_alpha / lora_rank.")
     lora_targets: tuple[str, ...] = option((), "Ends of the names of weights to adapt. [default: as PEFT]")
