@@ -6,7 +6,6 @@ import dataclasses
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from tiny_run import CONFIG, TINY, trainer
 
@@ -14,7 +13,7 @@ import llmcore
 from llmcore.training import State, plot_run
 from llmcore.training.bar import ProgressBar
 from llmcore.training.metrics import MetricsFile, flops_per_token, machine_peak, read_metrics
-from llmcore.training.plot import smoothed
+from llmcore.training.plot import curve, smoothed
 
 
 def state(**metrics):
@@ -92,11 +91,18 @@ def test_curves_are_drawn(tmp_path):
         plot_run(tmp_path)
 
 
-def test_smoothing_is_a_weighted_mean():
-    values = list(np.random.default_rng(0).random(50))
-    weights = 0.95 ** np.arange(50)[::-1]
-    assert smoothed(values)[-1] == pytest.approx(np.average(values, weights=weights))
-    assert smoothed([3.0, 3.0]) == pytest.approx([3, 3])
+def test_what_is_smoothed_follows_a_fast_fall_and_calms_what_jumps():
+    fall = [8 * 0.9**step for step in range(40)]
+    averages = smoothed(fall)
+    assert averages[0] == fall[0]
+    assert all(value <= average < 2 * value for value, average in zip(fall, averages, strict=True))
+    assert smoothed([1.0, 3.0] * 500)[500:] == pytest.approx([2.0] * 500, abs=0.06)
+
+
+def test_a_curve_has_the_steps_that_have_its_number():
+    records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0, "more": 5}]
+    assert curve(records, "loss") == ([1, 3], [2.0, 1.0])
+    assert curve(records, "more") == ([3], [5])
 
 
 def test_the_bar_speaks_where_there_is_no_terminal(capsys):

@@ -57,7 +57,8 @@ def new_model(
     Args:
         config: A config.json, or what one says: `model_type`, and whatever differs from the architecture's
             defaults in Transformers. `initializer_range` is the standard deviation of weights, 0.02 unless
-            given. `vocab_size` is the tokenizer's unless given.
+            given. `vocab_size` is the tokenizer's unless given. `eos_token_id` is the token that ends texts:
+            of a tokenizer that was trained, one of its special tokens, the first of which is 0.
         folder: Where to, in the Hugging Face layout; a checkpoint that is there is replaced.
         seed: The same seed gives the same bits.
         tokenizer: To store with it: one that was trained, or what holds one: a tokenizer.json, a folder or a

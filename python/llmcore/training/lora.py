@@ -99,8 +99,8 @@ class LoRA:
     Attributes:
         r: The rank.
         lora_alpha: The adapter's output is multiplied by `lora_alpha / r`; by `lora_alpha / √r` with
-        `use_rslora`. target_modules: Ends of the names of weights ("q_proj"), or a regular expression of
-        whole names, or
+            `use_rslora`.
+        target_modules: Ends of the names of weights ("q_proj"), or a regular expression of whole names, or
             "all-linear"; PEFT's choice for the architecture unless given.
         lora_dropout: The rate at which the adapter's inputs are dropped while training.
         use_rslora: Kalajdzievski 2023.

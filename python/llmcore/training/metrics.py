@@ -154,7 +154,7 @@ def flops_per_token(model: TrainableModel) -> float:
 def machine_peak(seconds: float = 0.1) -> float:
     """Floating-point operations a second that the machine reaches in float32, measured by products of square
     matrices for some `seconds`; the best of them counts."""
-    size = 1024
+    size = 512  # a product of a millisecond, of which some are not interrupted on a busy machine either
     a = np.ones((size, size), np.float32)
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end or best == math.inf:

@@ -42,6 +42,8 @@ def plot_run(run: str | Path, out: str | Path | None = None) -> Path:
     if any("validation_loss" in record for record in records):
         loss.plot(*curve(records, "validation_loss"), color="tab:orange", marker=".", label="validation")
     loss.set_ylabel("loss, nats a token")
+    if max(losses) > 20 * min(losses) > 0:
+        loss.set_yscale("log")
     loss.legend()
     loss.grid(alpha=0.3)
     rate.plot(*curve(records, "learning_rate"), color="tab:green")
@@ -61,11 +63,12 @@ def curve(records: list[dict[str, Any]], name: str) -> tuple[list[int], list[flo
     return [step for step, _ in found], [value for _, value in found]
 
 
-def smoothed(values: list[float], keep: float = 0.95) -> list[float]:
-    """The exponential moving average of some values, without the pull of where it began."""
-    averages, average, weight = [], 0.0, 0.0
-    for value in values:
+def smoothed(values: list[float]) -> list[float]:
+    """A moving average whose memory is a tenth of what lies behind it, twenty values at most: a loss falls
+    fast at first and slowly later."""
+    averages, average = [], 0.0
+    for i, value in enumerate(values):
+        keep = min(0.95, i / (i + 10))
         average = keep * average + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        averages.append(average / weight)
+        averages.append(average)
     return averages
