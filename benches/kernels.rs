@@ -6,26 +6,28 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use llmcore::formats::DType;
+use llmcore::formats::blocks::Form;
 use llmcore::kernels::attention::{
     BLOCK, HeadRows, HeadRowsMut, Heads, Item, KvView, Mask, Span, attend, attend_backward, attend_rows,
 };
 use llmcore::kernels::optimizer::{AdamW, sum_of_squares};
 use llmcore::kernels::{
-    Matrix, MatrixMut, Precision, RowKey, activation, cross_entropy, dropout, gemm, gemm_add, layer_norm,
-    layer_norm_backward, rms_norm, softmax,
+    Factor, Matrix, MatrixMut, Precision, RowKey, activation, cross_entropy, dropout, gemm, gemm_add,
+    layer_norm, layer_norm_backward, rms_norm, softmax,
 };
 use llmcore::random::Philox;
-use llmcore::simd::{self, LANES, Op, Simd, dispatch, dispatch_bfloat16};
+use llmcore::simd::{self, BYTES, LANES, Op, Simd, dispatch, dispatch_bfloat16, dispatch_bytes};
 use llmcore::threads;
-use llmcore::weights::{Arena, Panels};
+use llmcore::weights::{Arena, Panels, Quantized};
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!("isa {}, {} threads", simd::current().name(), threads::size());
-    let (peak, bfloat16_peak) = (flop_peak(), bfloat16_peak());
+    let (flops, bfloat16_peak) = (flop_peak(), bfloat16_peak());
     let bandwidth = read_bandwidth();
     println!(
-        "peak: {peak:.0} GFLOP/s of fused multiply-adds, {bfloat16_peak:.0} of bfloat16, {bandwidth:.1} GB/s read"
+        "peak: {flops:.0} GFLOP/s of fused multiply-adds, {bfloat16_peak:.0} of bfloat16, {bandwidth:.1} GB/s read"
     );
     let wanted = |name: &str| name.contains(&filter);
     for (n, k) in [(576, 576), (960, 576), (3072, 576), (576, 1536)] {
@@ -35,11 +37,11 @@ fn main() {
                 let (panels, a, mut out) = product(n, k, rows);
                 let seconds = best(|| multiply(&a, rows, &panels, &mut out));
                 let speed = 2.0 * (rows * n * k) as f64 / seconds / 1e9;
-                println!("{name:32} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / peak);
+                println!("{name:32} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / flops);
             }
         }
     }
-    for (precision, peak) in [(Precision::Float32, peak), (Precision::Bfloat16, bfloat16_peak)] {
+    for (precision, peak) in [(Precision::Float32, flops), (Precision::Bfloat16, bfloat16_peak)] {
         if wanted("training") {
             training(precision, peak);
         }
@@ -47,17 +49,20 @@ fn main() {
     if wanted("gemv") {
         gemv(bandwidth);
     }
+    if wanted("quantized") {
+        quantized(bandwidth, peak(|| dispatch_bytes(ByteChains)));
+    }
     for (rows, past) in [(1, 511), (1, 4095), (512, 0)] {
         let name = format!("attention {rows} rows after {past}");
         if wanted(&name) {
-            attention(&name, rows, past, peak);
+            attention(&name, rows, past, flops);
         }
     }
     if wanted("row") {
         row_wise(bandwidth);
     }
     if wanted("gradients") {
-        gradients(peak, bandwidth);
+        gradients(flops, bandwidth);
     }
     if wanted("launch") {
         let seconds = best(|| threads::for_each(2 * threads::size(), |i| _ = black_box(i)));
@@ -107,6 +112,71 @@ impl<const BF16: bool> Op for Chains<BF16> {
     fn run<S: Simd>(self, s: S) -> f64 {
         // As many as stay in registers, and enough to hide the latency of one.
         if S::WIDE { Self::chains::<S, 12>(s) } else { Self::chains::<S, 6>(s) }
+    }
+}
+
+/// Products of bytes that depend on nothing but themselves.
+struct ByteChains;
+
+impl Op for ByteChains {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        const N: usize = 12;
+        let (a, b) = (s.bytes(&black_box([3; BYTES])), s.repeat_bytes(black_box([1, -2, 3, 4])));
+        let mut sums = [s.splat_i32(0); N];
+        for _ in 0..Chains::<false>::STEPS {
+            for sum in &mut sums {
+                *sum = s.dot_bytes::<true>(*sum, a, b);
+            }
+        }
+        black_box(sums.into_iter().map(|sum| s.reduce_sum(s.to_float(sum))).sum::<f32>());
+        (2 * BYTES * N * Chains::<false>::STEPS) as f64
+    }
+}
+
+/// GPT-2's weights, whose widths suit every type, once through in each: few rows against the speed of reading,
+/// many against the machine's products of bytes.
+fn quantized(bandwidth: f64, peak: f64) {
+    println!("quantized, of {bandwidth:.1} GB/s and {peak:.0} GOP/s");
+    let shapes: Vec<(usize, usize)> = [(2304, 768), (768, 768), (3072, 768), (768, 3072)]
+        .repeat(12)
+        .into_iter()
+        .chain([(50_257, 768)])
+        .collect();
+    for &dtype in DType::ALL {
+        let Some(form) = Form::of(dtype) else { continue };
+        let floats = shapes.iter().map(|&(n, k)| Quantized::floats(form, n, k).unwrap()).sum();
+        let arena = Arena::with_capacity(floats).unwrap();
+        let (elements, bytes) = dtype.block();
+        let row = |i: usize, row: &mut [u8]| row.fill(1 + (i % 16) as u8);
+        let pack = |&(n, k): &(usize, usize)| arena.quantized(dtype, n, k, row).unwrap();
+        let matrices: Vec<Quantized> = shapes.iter().map(pack).collect();
+        let stored: usize = shapes.iter().map(|(n, k)| n * k / elements * bytes).sum();
+        print!("{:8} {:5.1} MB", dtype.name(), stored as f64 / 1e6);
+        for rows in [1, 5, 8, 512] {
+            let layers = if rows > 8 { &matrices[..4] } else { &matrices[..] };
+            let (x, mut y) = (noise(rows * 3072), vec![0.0; rows * 50_257]);
+            let seconds = best(|| {
+                for m in layers {
+                    let (x, y) = (&x[..rows * m.k], &mut y[..rows * m.n]);
+                    let (x, y) = (Matrix::new(x, rows, m.k), MatrixMut::new(y, rows, m.n));
+                    gemm(x, Factor::Quantized(vec![m.clone()]), None, y, Precision::Float32);
+                }
+            });
+            let operations: usize = layers.iter().map(|m| 2 * rows * m.n * m.k).sum();
+            if rows > 8 {
+                print!("  {rows}: {:4.1} %", 100.0 * operations as f64 / seconds / 1e9 / peak);
+            } else {
+                print!(
+                    "  {rows}: {:5.2} ms {:5.1} %",
+                    seconds * 1e3,
+                    100.0 * (floats * 4) as f64 / seconds / 1e9 / bandwidth
+                );
+            }
+        }
+        println!();
     }
 }
 

@@ -340,8 +340,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn halves(self, bits: &[u16; 16]) -> F32 {
-        let (parts, _) = bits.as_chunks::<8>();
+    fn halves(self, x: &[u8; 32]) -> F32 {
+        let (parts, _) = x.as_chunks::<16>();
         unsafe {
             [
                 _mm256_cvtph_ps(_mm_loadu_si128(parts[0].as_ptr().cast())),
@@ -362,7 +362,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn floats_of_signed_bytes(self, x: &[i8; 16]) -> F32 {
+    fn floats_of_signed_bytes(self, x: &[u8; 16]) -> F32 {
         unsafe {
             let bytes = _mm_loadu_si128(x.as_ptr().cast());
             [

@@ -295,8 +295,8 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     }
 
     #[inline(always)]
-    fn halves(self, bits: &[u16; 16]) -> __m512 {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast())) }
+    fn halves(self, x: &[u8; 32]) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
     }
 
     #[inline(always)]
@@ -305,7 +305,7 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     }
 
     #[inline(always)]
-    fn floats_of_signed_bytes(self, x: &[i8; 16]) -> __m512 {
+    fn floats_of_signed_bytes(self, x: &[u8; 16]) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
     }
 

@@ -129,10 +129,10 @@ pub trait Simd: Copy {
     fn to_float(self, x: Self::I32) -> Self::F32;
     /// To nearest even; every lane lies within ±127.
     fn round_to_bytes(self, x: Self::F32) -> [i8; LANES];
-    /// 16 float16 of these bits.
-    fn halves(self, bits: &[u16; LANES]) -> Self::F32;
+    /// 16 float16, little-endian.
+    fn halves(self, x: &[u8; 2 * LANES]) -> Self::F32;
     fn floats_of_bytes(self, x: &[u8; LANES]) -> Self::F32;
-    fn floats_of_signed_bytes(self, x: &[i8; LANES]) -> Self::F32;
+    fn floats_of_signed_bytes(self, x: &[u8; LANES]) -> Self::F32;
 
     fn bytes(self, block: &[u8; BYTES]) -> Self::Bytes;
     /// The same four bytes sixteen times.

@@ -226,8 +226,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn halves(self, bits: &[u16; LANES]) -> F32 {
-        bits.map(|bits| half::f16::from_bits(bits).to_f32_const())
+    fn halves(self, x: &[u8; 2 * LANES]) -> F32 {
+        std::array::from_fn(|i| half::f16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32_const())
     }
 
     #[inline(always)]
@@ -236,8 +236,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn floats_of_signed_bytes(self, x: &[i8; LANES]) -> F32 {
-        x.map(f32::from)
+    fn floats_of_signed_bytes(self, x: &[u8; LANES]) -> F32 {
+        x.map(|x| f32::from(x as i8))
     }
 
     #[inline(always)]

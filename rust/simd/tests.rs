@@ -231,9 +231,9 @@ impl Op for Bytes {
         sums.into_iter().for_each(|sum| keep(s.to_float(sum)));
         let (some, _) = self.a.as_chunks::<LANES>();
         keep(s.floats_of_bytes(&some[0]));
-        keep(s.floats_of_signed_bytes(&some[1].map(|x| x as i8)));
-        keep(s.halves(&std::array::from_fn(|i| u16::from_le_bytes([self.a[2 * i], self.a[2 * i + 1]]))));
-        let near = s.div(s.floats_of_signed_bytes(&some[2].map(|x| (x as i8).max(-127))), s.splat(2.0));
+        keep(s.floats_of_signed_bytes(&some[1]));
+        keep(s.halves(self.a.first_chunk().expect("64 bytes")));
+        let near = s.div(s.floats_of_signed_bytes(&some[2].map(|x| if x == 0x80 { 0x81 } else { x })), s.splat(2.0));
         bits.extend(s.round_to_bytes(near).map(|x| x as u32));
         bits
     }

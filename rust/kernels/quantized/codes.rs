@@ -66,72 +66,77 @@ pub trait Job {
     fn run<F: Known>(self) -> Self::Output;
 }
 
-/// The eight vectors of codes of a unit.
+/// The eight vectors of codes of a unit. (Plain loops: a closure may not be inlined, and would then be compiled
+/// without the instruction set.)
 #[inline(always)]
 pub fn codes<S: Simd, F: Known>(s: S, unit: &[u8], levels: &[u8; 16]) -> [S::Bytes; 8] {
-    let vector = |i: usize| {
-        let (vectors, _) = unit.as_chunks::<BYTES>();
-        s.bytes(&vectors[i])
-    };
-    std::array::from_fn(|t| {
+    let (vectors, _) = unit.as_chunks::<BYTES>();
+    let mut codes = [s.repeat_bytes([0; 4]); 8];
+    for t in 0..8 {
         let (low, shift) = place(t, F::LOW);
-        let mut codes = s.shift_right_bytes(vector(low), shift, 0xFF >> (8 - F::LOW));
+        codes[t] = s.shift_right_bytes(s.bytes(&vectors[low]), shift, 0xFF >> (8 - F::LOW));
         if F::HIGH > 0 {
             let (high, shift) = place(t, F::HIGH.max(1));
-            let (high, mask) = (vector(F::LOW as usize + high), ((1 << F::HIGH) - 1) << F::LOW);
+            let (high, mask) = (s.bytes(&vectors[F::LOW as usize + high]), ((1 << F::HIGH) - 1) << F::LOW);
             let high = if shift > F::LOW {
                 s.shift_right_bytes(high, shift - F::LOW, mask)
             } else {
                 s.shift_left_bytes(high, F::LOW - shift, mask)
             };
-            codes = s.or_bytes(codes, high);
+            codes[t] = s.or_bytes(codes[t], high);
         }
-        if F::LEVELS { s.look_up(levels, codes) } else { codes }
-    })
+        if F::LEVELS {
+            codes[t] = s.look_up(levels, codes[t]);
+        }
+    }
+    codes
 }
 
 /// Scale and minimum of each group of a unit.
 #[inline(always)]
 pub fn scales<S: Simd, F: Known>(s: S, panel: &[u8], layout: &PanelLayout, unit: usize) -> [[S::F32; 2]; 2] {
     let zero = s.splat(0.0);
-    let of_unit = &panel[layout.scales + unit * layout.unit_scales..];
+    let (of_unit, _) = panel[layout.scales + unit * layout.unit_scales..].as_chunks::<LANES>();
     let of_block = &panel[layout.halves + unit * UNIT / 256 * layout.block_halves..];
-    let bytes =
-        |from: usize| -> &[u8; LANES] { of_unit[from..].first_chunk().expect("a scale of every output") };
     match F::SCALES {
-        Scales::Half => [[halves(s, of_unit, 0), zero], [zero; 2]],
-        Scales::HalfAndMin => [[halves(s, of_unit, 0), halves(s, of_unit, 1)], [zero; 2]],
+        Scales::Half => [[halves(s, of_unit.as_flattened(), 0), zero], [zero; 2]],
+        Scales::HalfAndMin => {
+            let of_unit = of_unit.as_flattened();
+            [[halves(s, of_unit, 0), halves(s, of_unit, 1)], [zero; 2]]
+        }
         Scales::Signed => {
             let d = halves(s, of_block, 0);
-            [[s.mul(d, signed(s, bytes(0))), zero], [zero; 2]]
+            [[s.mul(d, s.floats_of_signed_bytes(&of_unit[0])), zero], [zero; 2]]
         }
         Scales::SignedBySixteen => {
             let d = halves(s, of_block, 0);
-            [0, LANES].map(|from| [s.mul(d, signed(s, bytes(from))), zero])
+            let left = s.mul(d, s.floats_of_signed_bytes(&of_unit[0]));
+            [[left, zero], [s.mul(d, s.floats_of_signed_bytes(&of_unit[1])), zero]]
         }
         Scales::Bytes => {
             let (d, m) = (halves(s, of_block, 0), s.sub(zero, halves(s, of_block, 1)));
-            let (scale, min) = (s.floats_of_bytes(bytes(0)), s.floats_of_bytes(bytes(LANES)));
+            let (scale, min) = (s.floats_of_bytes(&of_unit[0]), s.floats_of_bytes(&of_unit[1]));
             [[s.mul(d, scale), s.mul(m, min)], [zero; 2]]
         }
         Scales::NibblesBySixteen => {
             let (d, m) = (halves(s, of_block, 0), s.sub(zero, halves(s, of_block, 1)));
-            [0, LANES].map(|from| {
-                let (scale, min) = (bytes(from).map(|both| both & 15), bytes(from).map(|both| both >> 4));
-                [s.mul(d, s.floats_of_bytes(&scale)), s.mul(m, s.floats_of_bytes(&min))]
-            })
+            let mut groups = [[zero; 2]; 2];
+            for (group, both) in groups.iter_mut().zip(of_unit) {
+                let (mut scale, mut min) = (*both, *both);
+                for i in 0..LANES {
+                    scale[i] &= 15;
+                    min[i] >>= 4;
+                }
+                *group = [s.mul(d, s.floats_of_bytes(&scale)), s.mul(m, s.floats_of_bytes(&min))];
+            }
+            groups
         }
     }
 }
 
-#[inline(always)]
-fn signed<S: Simd>(s: S, bytes: &[u8; LANES]) -> S::F32 {
-    s.floats_of_signed_bytes(&bytes.map(|byte| byte as i8))
-}
-
-/// 16 float16, little-endian.
+/// Array `index` of float16.
 #[inline(always)]
 fn halves<S: Simd>(s: S, bytes: &[u8], index: usize) -> S::F32 {
-    let bits: &[u8; 2 * LANES] = bytes[2 * LANES * index..].first_chunk().expect("a float16 of every output");
-    s.halves(&std::array::from_fn(|i| u16::from_le_bytes([bits[2 * i], bits[2 * i + 1]])))
+    let (arrays, _) = bytes.as_chunks::<{ 2 * LANES }>();
+    s.halves(&arrays[index])
 }

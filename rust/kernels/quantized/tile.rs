@@ -3,8 +3,12 @@
 use super::ROWS;
 use super::codes::{Job, Known, codes, scales, with_form};
 use crate::formats::blocks::Scales;
-use crate::simd::{LANES, Op, Simd};
+use crate::simd::{BYTES, LANES, Op, Simd, prefetch};
 use crate::weights::{Quantized, UNIT};
+
+/// How far before their use lines of codes, and of scales, are asked for.
+const AHEAD: usize = 4096;
+const SCALES_AHEAD: usize = 1024;
 
 /// A tile of rows times a panel.
 pub struct Panel<'a> {
@@ -85,6 +89,11 @@ impl<const M: usize, F: Known> Op for Tile<'_, M, F> {
         let (sums, _) = sums.as_chunks::<M>();
         let units = panel.chunks_exact(layout.codes).zip(rows).zip(row_scales.iter().zip(sums)).enumerate();
         for (unit, ((unit_codes, rows), (row_scales, sums))) in units {
+            // A row alone waits for memory, where one stream a thread is too few for its prefetcher.
+            for line in (0..unit_codes.len()).step_by(BYTES) {
+                prefetch(unit_codes.as_ptr().wrapping_add(AHEAD + line));
+            }
+            prefetch(panel.as_ptr().wrapping_add(layout.scales + unit * layout.unit_scales + SCALES_AHEAD));
             let vectors = codes::<S, F>(s, unit_codes, levels);
             let scales = scales::<S, F>(s, panel, &layout, unit);
             for group in 0..F::GROUPS {
@@ -108,8 +117,8 @@ impl<const M: usize, F: Known> Op for Tile<'_, M, F> {
                 }
             }
         }
-        for (r, total) in totals.into_iter().enumerate() {
-            let total = bias.map_or(total, |bias| s.add(total, s.get(bias)));
+        for r in 0..M {
+            let total = if let Some(bias) = bias { s.add(totals[r], s.get(bias)) } else { totals[r] };
             // SAFETY: `width` columns of each row are this panel's.
             let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * stride), width.min(LANES)) };
             s.put(out, total);
