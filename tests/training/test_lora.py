@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import llmcore
 from llmcore.training import AdamW, Dropout, LoRA
+from llmcore.training.loop import State, add_gradients
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ["gpt2", "llama"]
@@ -102,6 +103,18 @@ def test_its_dropout_is_drawn_again_for_the_gradient() -> None:
             flat -= (sign * step).astype(np.float32)
     assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(np.linalg.norm(gradient), rel=2e-2)
     assert losses[0] != pytest.approx(model.loss_and_grad(**batch), rel=1e-4)
+
+
+def test_the_loop_drops_the_inputs_of_adapters() -> None:
+    losses = []
+    for rate in (0.0, 0.5):
+        model = adapted("llama", LoRA(r=4, lora_dropout=rate, target_modules=["q_proj", "down_proj"]))
+        with model.arena("param") as flat:
+            flat[:] = np.random.default_rng(0).normal(0, 0.3, flat.shape)
+        state = State(model, AdamW(model), None, steps=1, batches=[train_batch("llama")])
+        add_gradients(state, dropout=0.0, label_smoothing=0.0, seed=0)
+        losses.append(state.loss)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

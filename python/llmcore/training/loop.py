@@ -144,7 +144,8 @@ def add_gradients(state: State, dropout: float, label_smoothing: float, seed: in
     state.losses = []
     sequences = tokens = 0
     for batch in state.batches:
-        drops = Dropout(dropout, seed, state.step, sequences) if dropout else None
+        # At a rate of 0 too: adapters have one of their own.
+        drops = Dropout(dropout, seed, state.step, sequences)
         state.losses.append(
             state.model.loss_and_grad(
                 **batch, denominator=state.labels, label_smoothing=label_smoothing, dropout=drops
