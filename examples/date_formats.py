@@ -3,9 +3,9 @@
     python examples/date_formats.py
 
 It is asked "the 3rd of March 2021 → " and is to answer "2021-03-03". The pairs are made here: dates written
-in six ways, and the answer. Of each pair only the answer counts in the loss, and its end. After one to three
-minutes on two cores a decoder of 0.5 million parameters, which did not know a letter before, answers more
-than 95 % of the dates right that it has never seen. The same command gives the same bits everywhere.
+in six ways, and the answer. Of each pair only the answer counts in the loss, and its end. After about a
+minute on two cores a decoder of 0.5 million parameters, which did not know a letter before, answers more than
+95 % of the dates right that it has never seen. The same command gives the same bits everywhere.
 
 The first Transformer for such a task was an encoder with a decoder, one for each of two sequences (Vaswani et
 al. 2017). The blocks of that form are not built yet, and its example comes with them; a decoder alone reads

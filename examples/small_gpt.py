@@ -3,7 +3,7 @@
     python examples/small_gpt.py
 
 The text is the Python standard library: 10 MB of code and documentation that come with every Python. A
-tokenizer of 4096 tokens is trained on it, then a GPT-2 of 4.3 million parameters for 1000 steps of 2048
+tokenizer of 4096 tokens is trained on it, then a GPT-2 of 4.3 million parameters for 2000 steps of 2048
 tokens, which takes five to ten minutes on two cores. It continues a few lines of Python, as it also tried to
 before it had seen any, and its loss on modules that were held out is compared with what `xz` makes of them.
 The same Python gives the same bits. If it is interrupted, the same command goes on.
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/small_gpt"), help="the folder of the run")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of 2048 tokens [default: 1000]")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of 2048 tokens [default: 2000]")
     parser.add_argument("--modules", type=int, help="modules to read at most [default: all]")
     options = parser.parse_args(arguments)
     out: Path = options.out
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         TrainingConfig(
             steps=options.steps,
             batch_size=16,
-            learning_rate=2e-3,
-            warmup_steps=50,
+            learning_rate=3e-3,
+            warmup_steps=100,
             eval_interval=250,
             save_interval=250,
         ),

@@ -104,7 +104,7 @@ def test_date_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_persona_conversations(smollm2_path: Path, tmp_path: Path) -> None:
     lines = (EXAMPLES / "persona.jsonl").read_text(encoding="utf-8").splitlines()
     chats = [json.loads(line)["messages"] for line in lines]
-    assert len(chats) == 48
+    assert len(chats) == 72
     for chat in chats:
         assert [message["role"] for message in chat] == ["user", "assistant"] * (len(chat) // 2)
     asked = {message["content"] for chat in chats for message in chat if message["role"] == "user"}

@@ -68,7 +68,9 @@ def test_examples(
 
 
 def test_the_name_on_pypi_is_never_ours() -> None:
-    documents = [*README.parent.glob("*.md"), *README.parent.glob("benches/**/*.md")]
+    documents = [
+        path for glob in ("*.md", "docs/*.md", "benches/**/*.md") for path in README.parent.glob(glob)
+    ]
     assert README in documents
     for document in documents:
         assert not re.search(r"pip install ['\"]?llmcore\b(?!-cpu)", document.read_text(encoding="utf-8"))
