@@ -2,12 +2,12 @@
 
     python benches/training_parity.py --peer-python PEER/bin/python --out benches/results/training-parity
 
-A GPT-2 of 5M parameters reads Python: the modules of the standard library that runs this, about 9 MB without
+A GPT-2 of 5M parameters reads Python: the modules of the standard library that runs this, 10 MB without
 tests, in an order of their own; the last files are held out. llmcore trains a tokenizer of 4,096 tokens on
 what is not held out, and draws the weights. Both engines then take the same steps in float32 from the same
 weights (`training_engines.py`), each in a process of its own, on the same windows in the same order, at the
 same learning rates. At the end the losses must be within 1 % of each other. OUT.json holds both curves and
-what llmcore's model writes, OUT.png shows them. On two cores it takes llmcore five minutes.
+what llmcore's model writes, OUT.png shows them. On two idle cores it takes llmcore four minutes.
 """
 
 from __future__ import annotations
