@@ -181,6 +181,7 @@ def test_dropout_is_keyed_by_the_sequence() -> None:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
+        ({}, "found no input_ids"),
         ({"input_ids": [[1, 2], []]}, r"input_ids\[1\]: found no tokens"),
         ({"input_ids": [[1, 9999]]}, "token ids: found 9999"),
         ({"input_ids": [[1, 2]], "labels": [[1, 9999]]}, "labels: found 9999"),
@@ -201,6 +202,8 @@ def test_a_wrong_batch_is_an_error_that_speaks(batch: dict, message: str) -> Non
 
 
 def test_wrong_options_are_errors_that_speak() -> None:
+    with pytest.raises(TypeError, match=r"dropout: found 0\.1, expected Dropout"):
+        restarted("gpt2").loss_and_grad(input_ids=[[1, 2]], dropout=0.1)
     for options, message in (
         ({"precision": "float16"}, "precision: found 'float16'"),
         ({"frozen": "nothing.*"}, "frozen: found 'nothing"),

@@ -64,12 +64,14 @@ def flat_rows(batch: Batch) -> Rows:
             right.
 
     Raises:
-        ValueError: shapes that differ, an argument that is not known, padding elsewhere, or an empty
-            sequence.
+        ValueError: no `input_ids`, an argument that is not known, shapes that differ, padding elsewhere, or
+            an empty sequence.
     """
     if unknown := set(batch) - {"input_ids", "labels", "attention_mask"}:
         names = "input_ids, labels and attention_mask"
         raise ValueError(f"batch: found {', '.join(sorted(map(repr, unknown)))}, expected {names}")
+    if batch.get("input_ids") is None:
+        raise ValueError("batch: found no input_ids, expected sequences of ids")
     ids = [token_ids(row, f"input_ids[{i}]") for i, row in enumerate(_rows(batch["input_ids"], "input_ids"))]
     lengths = [len(row) for row in ids]
     labels = [_labels(row, f"labels[{i}]") for i, row in enumerate(_like(batch, "labels", ids))]

@@ -182,6 +182,7 @@ class TrainableModel(Model):
         Raises:
             ValueError: a batch that is none, ids outside of the vocabulary, sequences longer than
                 `max_positions`, no label that counts, or an option out of range; the gradients are as before.
+            TypeError: a rate of dropout without what its draws depend on.
             KeyboardInterrupt: the gradients are lost; the next batch begins anew.
         """
         rows = flat_rows(batch)
@@ -189,6 +190,8 @@ class TrainableModel(Model):
             denominator = rows.count
             if not denominator:
                 raise ValueError("labels: found none that counts, expected at least one, or a denominator")
+        if not isinstance(dropout, Dropout | None):
+            raise TypeError(f"dropout: found {dropout!r}, expected Dropout(rate, seed, step, sequence)")
         drops = None if dropout is None else (dropout.rate, dropout.seed, dropout.step, dropout.sequence)
         total = self.core.loss_and_grad(
             rows.tokens,
