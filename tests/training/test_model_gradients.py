@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -86,7 +87,7 @@ class Random:
     def batch(self) -> dict[str, list[np.ndarray]]:
         return {"input_ids": self.ids, "labels": self.labels}
 
-    def model(self, precision: str = "float32", threads: int | None = None) -> TrainableModel:
+    def model(self, precision: str = "float32", **options) -> TrainableModel:
         architecture = SimpleNamespace(
             build=lambda _: self.block, tensors=lambda _: self.views, max_positions=lambda _: POSITIONS
         )
@@ -95,7 +96,7 @@ class Random:
             checkpoint = Checkpoint(
                 Path(folder), _core.SafeTensors(folder), architecture, None, self.views, {}
             )
-            return TrainableModel(checkpoint, precision=precision, threads=threads)
+            return TrainableModel(checkpoint, precision=precision, **options)
 
     def oracle(self, **options) -> tuple[float, dict[str, np.ndarray]]:
         sequences = [
@@ -104,10 +105,11 @@ class Random:
         return reference_grad.loss_and_grads(self.block, self.params, sequences, **options)
 
     def gradients(self, model: TrainableModel) -> dict[str, np.ndarray]:
-        """By path."""
-        grads = {tensor.name: model.grad(tensor.name) for tensor in model.parameters()}
-        assert {name: g.shape for name, g in grads.items()} == {n: t.shape for n, t in self.tensors.items()}
-        return reference.into_parameters(self.views, reference.shapes(self.block), grads)
+        """Of what trains, by path."""
+        assert {t.name: t.shape for t in model.parameters()} == {n: t.shape for n, t in self.tensors.items()}
+        grads = {tensor.name: model.grad(tensor.name) for tensor in model.parameters() if tensor.trained}
+        views = {path: view for path, view in self.views.items() if view.tensor in grads}
+        return reference.into_parameters(views, reference.shapes(self.block), grads)
 
 
 def stored(params: dict[str, np.ndarray], layout: str) -> tuple[dict[str, View], dict[str, np.ndarray]]:
@@ -131,21 +133,25 @@ def float32_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / (1e-4 * np.abs(expected).max() + 1e-7))
 
 
-@settings(max_examples=600)
+@settings(max_examples=400)
 @given(
     block=BLOCKS,
     layout=st.sampled_from(LAYOUTS),
     times=times,
     first=st.integers(0, 4),
     smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    frozen=st.sampled_from(["", "embed*", "*norm*", "*.attn.*", "*.mlp.*", "*bias", "head*"]),
     checkpointing=st.booleans(),
     seed=seeds,
 )
-def test_gradients_are_the_oracle_s(block, layout, times, first, smoothing, checkpointing, seed) -> None:
+def test_gradients_are_the_oracle_s(
+    block, layout, times, first, smoothing, frozen, checkpointing, seed
+) -> None:
     drawn = Random.of(block, layout, times, seed)
     assume(drawn.count > 0)
     expected_loss, expected = drawn.oracle(label_smoothing=smoothing)
-    model = drawn.model()
+    still = {name for name in drawn.tensors if fnmatchcase(name, frozen)}
+    model = drawn.model(frozen=sorted(still))
     model.checkpointing = checkpointing
     # In one call or in two.
     loss = sum(
@@ -160,12 +166,12 @@ def test_gradients_are_the_oracle_s(block, layout, times, first, smoothing, chec
     )
     assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-6)
     found = drawn.gradients(model)
-    assert found.keys() == expected.keys()
-    for path, gradient in expected.items():
-        assert float32_error(found[path], gradient) <= 1, path
+    assert found.keys() == {path for path in expected if drawn.views[path].tensor not in still}
+    for path, gradient in found.items():
+        assert float32_error(gradient, expected[path]) <= 1, path
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     block=BLOCKS,
     layout=st.sampled_from(LAYOUTS),
@@ -179,7 +185,7 @@ def test_the_bits_depend_on_neither_threads_nor_neighbours(
 ) -> None:
     drawn = Random.of(block, layout, times, seed)
     assume(drawn.count > 0)
-    models = [drawn.model(precision, threads) for threads in (1, 2)]
+    models = [drawn.model(precision, threads=threads) for threads in (1, 2)]
     losses, arenas = [], []
     for model in models:
         losses.append(model.loss_and_grad(**drawn.batch, dropout=Dropout(rate, seed)))
