@@ -62,7 +62,7 @@ impl Adapter {
         }
         let dropped = self.dropped(pass, x);
         let inner = self.inner(pass, dropped.as_ref().unwrap_or(x));
-        let b = pass.params.strided(self.b).row_range(start - self.columns.start..end - self.columns.start);
+        let b = pass.params.matrix(self.b).row_range(start - self.columns.start..end - self.columns.start);
         let width = y.width;
         let y = MatrixMut::strided(&mut y.values[start - columns.start..], x.rows, end - start, width);
         gemm_add(inner.matrix(), b, y, pass.precision);
@@ -78,14 +78,14 @@ impl Adapter {
         let inner = self.inner(pass, input);
         let dy = Matrix::new(&dy.values, dy.rows, dy.width).column_range(self.columns.clone());
         let mut dinner = pass.take(x.rows, self.rank);
-        let b = pass.params.strided(self.b).transposed();
+        let b = pass.params.matrix(self.b).transposed();
         gemm(dy, b, None, MatrixMut::new(&mut dinner.values, x.rows, self.rank), pass.precision);
         dinner.values.iter_mut().for_each(|value| *value *= self.scale);
         let sink = pass.sink();
         sink.outer(self.b, inner.matrix(), dy);
         sink.outer(self.a, input.matrix(), dinner.matrix());
         let mut dinput = pass.take(x.rows, x.width);
-        let a = pass.params.strided(self.a).transposed();
+        let a = pass.params.matrix(self.a).transposed();
         gemm(dinner.matrix(), a, None, MatrixMut::new(&mut dinput.values, x.rows, x.width), pass.precision);
         pass.drop_out_at(self.dropout.0, self.dropout.1, &mut dinput);
         dx.values.iter_mut().zip(&dinput.values).for_each(|(dx, d)| *dx += d);
@@ -107,7 +107,7 @@ impl Adapter {
     /// `scale · x aᵀ`, `[rows, rank]`.
     fn inner(&self, pass: &mut Pass<'_>, x: &Rows) -> Rows {
         let mut inner = pass.take(x.rows, self.rank);
-        let a = pass.params.strided(self.a);
+        let a = pass.params.matrix(self.a);
         gemm(x.matrix(), a, None, MatrixMut::new(&mut inner.values, x.rows, self.rank), pass.precision);
         inner.values.iter_mut().for_each(|value| *value *= self.scale);
         inner

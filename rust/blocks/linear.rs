@@ -86,7 +86,7 @@ impl Linear {
             sink.row_sum(bias, &dy.values);
         }
         let mut dx = pass.take(x.rows, x.width);
-        let weight = pass.params.strided(self.weight).transposed();
+        let weight = pass.params.matrix(self.weight).transposed();
         let output = MatrixMut::new(&mut dx.values, x.rows, x.width);
         gemm(dy.matrix(), weight, None, output, pass.precision);
         for adapter in &self.adapters {

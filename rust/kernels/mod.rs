@@ -27,7 +27,7 @@ pub mod vecmath;
 
 pub use dropout::{RowKey, dropout};
 pub use embedding::add_to_rows;
-pub use gemm::{Factor, Precision, gemm, gemm_add};
+pub use gemm::{Expanded, Factor, Precision, gemm, gemm_add};
 pub use loss::{IGNORED, cross_entropy};
 pub use matrix::{Matrix, MatrixMut};
 pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};

@@ -125,7 +125,7 @@ impl Model {
         let tensor = self.tensors()?.iter().find(|tensor| tensor.name == name).ok_or_else(|| {
             Error::argument("name", format!("{name:?}"), "the name of a tensor of the checkpoint")
         })?;
-        Ok(self.parameters.flat().tensor(tensor).to_vec())
+        Ok(self.parameters.flat().tensor(tensor))
     }
 
     /// The parameters that train, or their gradients, one after the other.

@@ -1,18 +1,18 @@
 //! Parameters to train: the checkpoint's tensors in their own layout, one after the other in one array.
 //!
 //! Gradients and the state of an optimiser are arrays in the same order. Tensors that train come first, so that
-//! those arrays end where the frozen ones begin.
+//! those arrays end where the frozen ones begin. A frozen matrix that the checkpoint has quantised is kept as it is.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::load::Loader;
+use super::load::{Loader, view_of};
 use super::{Layout, MatrixId, ParamId, Storage, TableId, VectorId, View};
 use crate::error::{Error, Result};
 use crate::formats::TensorSource;
 use crate::interrupt;
-use crate::kernels::Matrix;
-use crate::weights::Piece;
+use crate::kernels::{Expanded, Factor, Matrix};
+use crate::weights::{Arena, Piece, Quantized};
 
 /// A tensor of the checkpoint.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Tensor {
     /// Its first float.
     pub start: usize,
     pub trained: bool,
+    /// It is kept quantised, in neither array.
+    kept: bool,
 }
 
 impl Tensor {
@@ -59,7 +61,16 @@ pub struct Flat {
     frozen: Piece,
     vectors: Vec<Place>,
     tables: Vec<Place>,
-    matrices: Vec<Place>,
+    matrices: Vec<Held>,
+    /// Tensors that are kept quantised, in parts: the name, where a part would stand if the tensor began at 0, and
+    /// the part.
+    kept: Vec<(String, Place, Quantized)>,
+}
+
+/// A matrix in one of the arrays, or as the checkpoint has it.
+enum Held {
+    Floats(Place),
+    Kept(Vec<Quantized>),
 }
 
 impl Flat {
@@ -70,30 +81,55 @@ impl Flat {
         tensors: &HashMap<String, View>,
         frozen: &HashSet<String>,
     ) -> Result<Self> {
-        let loader = Loader { layout: &layout, source, views, storage: Storage::Float32 };
+        let loader = Loader { layout: &layout, source, views, storage: Storage::AsStored };
         loader.check()?;
-        let plan = Plan::new(&layout, tensors, frozen)?;
-        let places = |ids: &[Vec<ParamId>]| -> Result<Vec<Place>> {
-            ids.iter().map(|parts| plan.join(&layout, parts)).collect()
-        };
-        let vectors = places(&layout.vectors)?;
-        let matrices = places(&layout.matrices)?;
+        let mut keeps = HashSet::new();
+        let mut room = 0;
+        for parts in &layout.matrices {
+            let names = parts.iter().map(|&part| view_of(tensors, layout.info(part)));
+            let all_frozen =
+                names.collect::<Result<Vec<_>>>()?.iter().all(|view| frozen.contains(&view.tensor));
+            if all_frozen && loader.is_quantized(parts)? {
+                keeps.extend(parts.iter().copied());
+                room += loader.floats(parts)?.ok_or_else(too_large)?;
+            }
+        }
+        let plan = Plan::new(&layout, tensors, frozen, &keeps)?;
+        let arena = Arena::with_capacity(room)?;
+        let mut kept = Vec::new();
+        let mut matrices = Vec::new();
+        for parts in &layout.matrices {
+            matrices.push(match parts.iter().all(|part| keeps.contains(part)) {
+                false => Held::Floats(plan.join(&layout, parts)?),
+                true => {
+                    let Factor::Quantized(found) = loader.matrix(parts, &arena)? else {
+                        return Err(too_large());
+                    };
+                    for (part, found) in parts.iter().zip(&found) {
+                        let name = view_of(tensors, layout.info(*part))?.tensor.clone();
+                        kept.push((name, plan.params[part.0 as usize], found.clone()));
+                    }
+                    Held::Kept(found)
+                }
+            });
+        }
+        let vectors = layout.vectors.iter().map(|parts| plan.join(&layout, parts)).collect::<Result<_>>()?;
         let tables = layout.tables.iter().map(|id| plan.params[id.0 as usize]).collect();
         let floats = |trained: bool| {
-            let tensors = plan.tensors.iter().filter(|tensor| tensor.trained == trained);
+            let tensors = plan.tensors.iter().filter(|tensor| tensor.trained == trained && !tensor.kept);
             Piece::new(tensors.map(Tensor::len).sum(), "the weights")
         };
         let (mut trained, mut frozen) = (floats(true)?, floats(false)?);
         for (id, place) in (0u32..).map(ParamId).zip(&plan.params) {
             interrupt::check()?;
-            if layout.info(id).added {
+            if layout.info(id).added || keeps.contains(&id) {
                 continue;
             }
             let (values, first) =
                 if place.start < trained.len() { (&mut trained, 0) } else { (&mut frozen, trained.len()) };
             loader.scatter(id, |row, column, value| values[place.at(row, column) - first] = value)?;
         }
-        Ok(Flat { tensors: plan.tensors, trained, frozen, vectors, tables, matrices, layout })
+        Ok(Flat { tensors: plan.tensors, trained, frozen, vectors, tables, matrices, kept, layout })
     }
 
     /// The tensors, in the order of the array.
@@ -112,7 +148,8 @@ impl Flat {
     }
 
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.trained) + size_of_val(&*self.frozen)
+        let kept = self.kept.iter().filter_map(|(_, _, part)| Quantized::floats(part.form, part.n, part.k));
+        size_of_val(&*self.trained) + size_of_val(&*self.frozen) + kept.sum::<usize>() * size_of::<f32>()
     }
 
     /// All floats from one on that train, or that are frozen.
@@ -124,8 +161,19 @@ impl Flat {
     }
 
     /// A tensor's values, in its shape.
-    pub fn tensor(&self, tensor: &Tensor) -> &[f32] {
-        &self.from(tensor.start)[..tensor.len()]
+    pub fn tensor(&self, tensor: &Tensor) -> Vec<f32> {
+        if !tensor.kept {
+            return self.from(tensor.start)[..tensor.len()].to_vec();
+        }
+        let mut values = vec![0.0; tensor.len()];
+        for (_, place, part) in self.kept.iter().filter(|(name, ..)| *name == tensor.name) {
+            let mut row = vec![0.0; part.k];
+            for i in 0..part.n {
+                part.row(i, &mut row);
+                row.iter().enumerate().for_each(|(j, value)| values[place.at(i, j)] = *value);
+            }
+        }
+        values
     }
 
     pub(super) fn vector(&self, id: VectorId) -> &[f32] {
@@ -141,8 +189,12 @@ impl Flat {
         self.tables[id.0 as usize]
     }
 
-    pub(super) fn place(&self, id: MatrixId) -> Place {
-        self.matrices[id.0 as usize]
+    /// Where a matrix stands; None if it is kept as the checkpoint has it.
+    pub(super) fn place(&self, id: MatrixId) -> Option<Place> {
+        match self.matrices[id.0 as usize] {
+            Held::Floats(place) => Some(place),
+            Held::Kept(_) => None,
+        }
     }
 
     pub(super) fn table_row(&self, id: TableId, row: usize) -> &[f32] {
@@ -150,10 +202,18 @@ impl Flat {
         &self.from(place.at(row, 0))[..place.columns]
     }
 
-    pub(super) fn matrix(&self, id: MatrixId) -> Matrix<'_> {
-        let Place { start, rows, columns, row_stride, column_stride } = self.place(id);
-        Matrix::strided(self.from(start), rows, columns, row_stride, column_stride)
+    pub(super) fn matrix(&self, id: MatrixId) -> Factor<'_> {
+        match &self.matrices[id.0 as usize] {
+            Held::Kept(parts) => Factor::Expanded(Expanded::new(parts.clone())),
+            Held::Floats(Place { start, rows, columns, row_stride, column_stride }) => {
+                Matrix::strided(self.from(*start), *rows, *columns, *row_stride, *column_stride).into()
+            }
+        }
     }
+}
+
+fn too_large() -> Error {
+    Error::Memory { what: "the weights".into(), bytes: usize::MAX }
 }
 
 /// Where everything will stand.
@@ -165,12 +225,17 @@ struct Plan {
 
 impl Plan {
     /// Tensors come in the order in which the layout first views them.
-    fn new(layout: &Layout, views: &HashMap<String, View>, frozen: &HashSet<String>) -> Result<Self> {
+    fn new(
+        layout: &Layout,
+        views: &HashMap<String, View>,
+        frozen: &HashSet<String>,
+        keeps: &HashSet<ParamId>,
+    ) -> Result<Self> {
         let mut tensors: Vec<Tensor> = Vec::new();
         let mut known: HashMap<&str, usize> = HashMap::new();
         let mut viewed = Vec::new();
-        for info in layout.params() {
-            let view = super::load::view_of(views, info)?;
+        for (id, info) in (0u32..).map(ParamId).zip(layout.params()) {
+            let view = view_of(views, info)?;
             if view.interleaved_heads.is_some() {
                 let expected = "a layout that keeps the halves of a rotated pair apart";
                 return Err(Error::argument(&info.path, "interleaved heads", expected));
@@ -178,7 +243,8 @@ impl Plan {
             let index = *known.entry(&view.tensor).or_insert_with(|| {
                 let name = view.tensor.clone();
                 let trained = !frozen.contains(&name);
-                tensors.push(Tensor { name, shape: vec![0; info.shape.len()], start: 0, trained });
+                let (shape, kept) = (vec![0; info.shape.len()], keeps.contains(&id));
+                tensors.push(Tensor { name, shape, start: 0, trained, kept });
                 tensors.len() - 1
             });
             let outputs = view.first + info.rows();
@@ -201,8 +267,10 @@ impl Plan {
         order.sort_by_key(|&index| !tensors[index].trained);
         let mut start = 0;
         for &index in &order {
-            tensors[index].start = start;
-            start += tensors[index].len();
+            if !tensors[index].kept {
+                tensors[index].start = start;
+                start += tensors[index].len();
+            }
         }
         let params = layout.params().iter().zip(viewed).map(|(info, (view, index))| {
             let tensor = &tensors[index];

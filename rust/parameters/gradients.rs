@@ -26,10 +26,9 @@ impl<'a> Sink<'a> {
 
     /// `x [rows, inputs]`, `dy [rows, outputs]`: the matrix of y = x · wᵀ gets dyᵀ · x.
     pub fn outer(&mut self, id: MatrixId, x: Matrix<'_>, dy: Matrix<'_>) {
-        let place = self.flat.place(id);
-        if place.start >= self.gradients.len() {
+        let Some(place) = self.flat.place(id).filter(|place| place.start < self.gradients.len()) else {
             return;
-        }
+        };
         let Place { start, rows, columns, row_stride, column_stride } = place;
         let gradient = &mut self.gradients[start..];
         // A matrix of one output that is stored [inputs, outputs] has columns one float apart, too.
@@ -57,7 +56,9 @@ impl<'a> Sink<'a> {
 
     /// As [`Sink::scatter`], to a matrix whose rows were looked up.
     pub fn scatter_to_matrix(&mut self, id: MatrixId, indices: &[u32], dy: &[f32]) {
-        self.scatter_to(self.flat.place(id), indices, dy);
+        if let Some(place) = self.flat.place(id) {
+            self.scatter_to(place, indices, dy);
+        }
     }
 
     fn scatter_to(&mut self, place: Place, indices: &[u32], dy: &[f32]) {

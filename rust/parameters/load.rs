@@ -128,6 +128,9 @@ impl Loader<'_> {
     /// The types of a matrix's parts, if it is kept as it is stored: all of them are quantised.
     fn quantized(&self, parts: &[ParamId]) -> Result<Option<Vec<DType>>> {
         let dtype = |&part: &ParamId| {
+            if self.layout.info(part).added {
+                return Ok(None);
+            }
             let view = self.view(self.layout.info(part))?;
             let dtype = self.source.info(&view.tensor)?.dtype;
             Ok(Some(dtype).filter(|&dtype| Form::of(dtype).is_some() && !view.transpose))
@@ -136,6 +139,10 @@ impl Loader<'_> {
             Storage::Float32 => Ok(None),
             Storage::AsStored => parts.iter().map(dtype).collect(),
         }
+    }
+
+    pub fn is_quantized(&self, parts: &[ParamId]) -> Result<bool> {
+        Ok(self.quantized(parts)?.is_some())
     }
 
     /// Floats of an arena that a matrix takes; None if that overflows.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::error::Result;
 use crate::formats::TensorSource;
-use crate::kernels::{Factor, Matrix};
+use crate::kernels::Factor;
 
 mod flat;
 mod gradients;
@@ -221,18 +221,12 @@ impl Parameters {
         }
     }
 
-    /// `[outputs, inputs]`.
+    /// `[outputs, inputs]`; of parameters that train it can be transposed.
     pub fn matrix(&self, id: MatrixId) -> Factor<'_> {
         match self {
             Parameters::Packed(packed) => packed.matrix(id),
-            Parameters::Flat(flat) => flat.matrix(id).into(),
+            Parameters::Flat(flat) => flat.matrix(id),
         }
-    }
-
-    /// The floats of a matrix as they lie in memory, to multiply by its transpose: only parameters that train
-    /// have them.
-    pub fn strided(&self, id: MatrixId) -> Matrix<'_> {
-        self.flat().matrix(id)
     }
 
     /// As [`Parameters::flat`], to change.

@@ -1,5 +1,6 @@
 //! A matrix of quantised numbers, as a file stores them, in panels of 16 output columns.
 
+use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ impl Quantized {
     }
 
     /// The outputs of a range, which begins at a border of panels.
-    pub fn outputs(&self, range: std::ops::Range<usize>) -> Quantized {
+    pub fn outputs(&self, range: Range<usize>) -> Quantized {
         assert!(range.start.is_multiple_of(LANES) && range.start <= range.end && range.end <= self.n);
         let offset = self.offset + range.start / LANES * (self.layout.len / size_of::<f32>());
         Quantized { n: range.len(), offset, arena: self.arena.clone(), ..*self }
@@ -90,15 +91,26 @@ impl Quantized {
 
     /// Row `i` of the matrix (the weights of output i) into `out [k]`, each the number that the file stands for.
     pub fn row(&self, i: usize, out: &mut [f32]) {
+        self.expand(i, 0..self.k, out);
+    }
+
+    /// Some columns of row `i` into `out [columns]`.
+    pub fn expand(&self, i: usize, columns: Range<usize>, out: &mut [f32]) {
+        assert!(columns.end <= self.k && out.len() == columns.len());
         let (panel, column) = (self.panel(i / LANES), i % LANES);
         let Form { low_bits, high_bits, offset, levels, scales } = self.form;
         let layout = self.layout;
         let half = |at: usize| f16::from_le_bytes([panel[at], panel[at + 1]]).to_f32();
-        for (unit, out) in out.chunks_exact_mut(UNIT).enumerate() {
+        let mut next = columns.start;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (unit, first) = (next / UNIT, next % UNIT);
+            let (out, others) = rest.split_at_mut(rest.len().min(UNIT - first));
+            (next, rest) = (next + out.len(), others);
             let codes = &panel[unit * layout.codes..][..layout.codes];
             let unit_scales = layout.scales + unit * layout.unit_scales;
             let halves = layout.halves + unit * UNIT / scales.block() * layout.block_halves;
-            for (j, out) in out.iter_mut().enumerate() {
+            for (j, out) in (first..).zip(out) {
                 let (t, byte) = (j / 4, 4 * column + j % 4);
                 let bits = |from: usize, bits: u32| {
                     let (vector, shift) = place(t, bits);
@@ -242,6 +254,8 @@ mod tests {
                 dequantize(dtype, row, &mut expected);
                 matrix.row(i, &mut found);
                 assert_eq!(found, expected, "{} row {i}", dtype.name());
+                matrix.expand(i, 27..k - 5, &mut found[27..k - 5]);
+                assert_eq!(found, expected);
                 let part = matrix.outputs(i / LANES * LANES..n);
                 part.row(i % LANES, &mut found);
                 assert_eq!(found, expected);

@@ -117,6 +117,28 @@ def test_the_loop_drops_the_inputs_of_adapters() -> None:
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_quantised_base_stays_so_and_trains_as_its_numbers_do(smollm2_path, tmp_path) -> None:
+    """The same bits as over the same weights in float32, in the memory of the file."""
+    ids = [504, 3575, 282, 4649, 314, 7042, 30]
+    config = LoRA(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
+    model = llmcore.load(smollm2_path, trainable=True, adapter=config)
+    assert model.info()["weight_bytes"] < 1.1 * smollm2_path.stat().st_size
+    expanded = llmcore.load(smollm2_path, trainable=True)
+    np.testing.assert_array_equal(model.logits(ids), expanded.logits(ids))
+    weight = "model.layers.3.self_attn.q_proj.weight"
+    np.testing.assert_array_equal(model.param(weight), expanded.param(weight))
+    expanded.save(tmp_path / "float32")
+    del expanded
+    floats = llmcore.load(tmp_path / "float32", trainable=True, adapter=config)
+    noise = np.random.default_rng(0)
+    with model.arena("param") as left, floats.arena("param") as right:
+        left[:] = right[:] = noise.normal(0, 0.02, left.shape)
+    assert model.loss_and_grad(input_ids=[ids]) == floats.loss_and_grad(input_ids=[ids])
+    with model.arena("grad") as left, floats.arena("grad") as right:
+        np.testing.assert_array_equal(left, right)
+        assert np.abs(left).max() > 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -35,7 +35,7 @@ class Tensor:
     Attributes:
         name: As in the checkpoint.
         shape: As in the checkpoint.
-        start: Where its first number stands among those of all tensors.
+        start: Where its first number stands in `arena`, if it is trained.
         trained: Whether it has a gradient.
     """
 
@@ -78,7 +78,8 @@ class TrainableModel(Model):
     """A language model whose parameters can be changed: `llmcore.load(source, trainable=True)`.
 
     Parameters lie in one float32 array, in the checkpoint's own layout, and their gradients in another, in
-    the same order; the tensors that train come first. It computes the same bits as the model that is loaded
+    the same order. A matrix that is frozen, and quantised in a GGUF file, stays so, and computes as the
+    numbers that it stands for. It computes the same bits as the model that is loaded
     to infer from what it saves, only slower where a step has few rows.
 
     Attributes:

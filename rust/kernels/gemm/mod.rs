@@ -25,7 +25,10 @@ use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
 use crate::threads::{self, SendPtr};
 use crate::weights::{Panels, Quantized};
 
+mod expand;
 pub(super) mod pack;
+
+pub use expand::Expanded;
 
 use pack::{Pack, Source};
 
@@ -55,6 +58,8 @@ pub enum Factor<'a> {
     Panels(Panels),
     /// Parts whose outputs stand side by side. Rows are rounded to bytes, whatever the precision.
     Quantized(Vec<Quantized>),
+    /// The same as the numbers that they stand for.
+    Expanded(Expanded),
 }
 
 impl<'a> From<Matrix<'a>> for Factor<'a> {
@@ -70,24 +75,22 @@ impl<'a> From<&'a Panels> for Factor<'a> {
 }
 
 impl Factor<'_> {
+    /// `[k, n]`, of a matrix that is not packed.
+    pub fn transposed(self) -> Self {
+        match self {
+            Factor::Matrix(matrix) => Factor::Matrix(matrix.transposed()),
+            Factor::Expanded(matrix) => Factor::Expanded(matrix.transposed()),
+            Factor::Panels(_) | Factor::Quantized(_) => unreachable!("packed to be multiplied one way"),
+        }
+    }
+
     /// The rows of a range, which in panels begins at a border of them.
     pub fn row_range(&self, rows: Range<usize>) -> Self {
         match self {
             Factor::Matrix(matrix) => Factor::Matrix(matrix.row_range(rows)),
             Factor::Panels(panels) => Factor::Panels(panels.outputs(rows)),
-            Factor::Quantized(parts) => {
-                let mut first = 0;
-                let mut some = Vec::new();
-                for part in parts {
-                    let within = |row: usize| row.clamp(first, first + part.n) - first;
-                    let range = within(rows.start)..within(rows.end);
-                    if !range.is_empty() {
-                        some.push(part.outputs(range));
-                    }
-                    first += part.n;
-                }
-                Factor::Quantized(some)
-            }
+            Factor::Quantized(parts) => Factor::Quantized(expand::row_range(parts, rows)),
+            Factor::Expanded(matrix) => Factor::Expanded(matrix.row_range(rows)),
         }
     }
 
@@ -96,15 +99,8 @@ impl Factor<'_> {
         match self {
             Factor::Matrix(matrix) => matrix.row(i, out),
             Factor::Panels(panels) => panels.row(i, out),
-            Factor::Quantized(parts) => {
-                let mut i = i;
-                for part in parts {
-                    if i < part.n {
-                        return part.row(i, out);
-                    }
-                    i -= part.n;
-                }
-            }
+            Factor::Quantized(parts) => expand::row(parts, i, 0..out.len(), out),
+            Factor::Expanded(matrix) => matrix.row(i, out),
         }
     }
 
@@ -113,9 +109,8 @@ impl Factor<'_> {
         match self {
             Factor::Matrix(matrix) => (matrix.rows, matrix.columns),
             Factor::Panels(panels) => (panels.n, panels.k),
-            Factor::Quantized(parts) => {
-                (parts.iter().map(|part| part.n).sum(), parts.first().map_or(0, |part| part.k))
-            }
+            Factor::Quantized(parts) => expand::shape(parts),
+            Factor::Expanded(matrix) => matrix.shape(),
         }
     }
 }
@@ -452,6 +447,10 @@ impl<T: Term> Chunk<'_, T> {
             let at = unsafe { panels.as_ptr().add(self.columns.start * panels.k + ks.start * LANES) };
             return (at, panels.k * LANES);
         }
+        let (mut expanded, mut expanded_strides) = (Vec::new(), (0, 0));
+        if let Factor::Expanded(matrix) = block.b {
+            expanded_strides = matrix.block(self.columns.clone(), ks.clone(), &mut expanded);
+        }
         let count = self.columns.len().div_ceil(LANES);
         let panels = scratch.floats(count * steps * LANES);
         let per_step = block.precision.pack();
@@ -467,6 +466,11 @@ impl<T: Term> Chunk<'_, T> {
                         (b.as_ptr().add(at), b.row_stride, b.column_stride)
                     }
                     Factor::Panels(b) => (b.as_ptr().add(first * b.k + start * LANES), 1, LANES),
+                    Factor::Expanded(_) => {
+                        let (lane_stride, k_stride) = expanded_strides;
+                        let at = p * LANES * lane_stride + part.start * k_stride;
+                        (expanded.as_ptr().add(at), lane_stride, k_stride)
+                    }
                     Factor::Quantized(_) => unreachable!("has a kernel of its own"),
                 };
                 Pack {
