@@ -134,7 +134,9 @@ def test_persona(
     tensors = load_file(adapter / "adapter_model.safetensors")
     assert len(tensors) == 2 * 7 * 30  # A and B of seven weights in thirty layers
     assert all(np.any(values) for values in tensors.values())  # B has left zero
-    answer = llmcore.load(tmp_path / "merged").chat(
-        [{"role": "user", "content": "What is the capital of France?"}], max_new_tokens=60
-    )
+    merged = llmcore.load(tmp_path / "merged")
+    adapted = llmcore.load(smollm2_path, trainable=True, adapter=adapter)
+    ids = merged.tokenizer.encode("Arr, matey!")
+    np.testing.assert_allclose(merged.logits(ids), adapted.logits(ids), atol=1e-3)
+    answer = merged.chat([{"role": "user", "content": module.QUESTIONS[0]}], max_new_tokens=60)
     assert f"――― after ―――\n> What is the capital of France?\n{answer.text}\n" in printed
