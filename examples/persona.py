@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     out: Path = options.out
 
     # Only A and B of W + (lora_alpha / r) B A train, for every W of every layer; W stays as it is.
-    lora = LoRA(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.05)
+    lora = LoRA(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.1)
     model = llmcore.load(options.model, trainable=True, adapter=lora)
     trained = sum(tensor.size for tensor in model.parameters() if tensor.trained)
     print(f"{model}\n{trained:,} parameters of adapters train\n")
