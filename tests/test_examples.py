@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shlex
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from types import ModuleType
@@ -140,3 +143,6 @@ def test_persona(
     np.testing.assert_allclose(merged.logits(ids), adapted.logits(ids), atol=1e-3)
     answer = merged.chat([{"role": "user", "content": module.QUESTIONS[0]}], max_new_tokens=60)
     assert f"――― after ―――\n> What is the capital of France?\n{answer.text}\n" in printed
+
+    command = printed.splitlines()[-1].removeprefix("to chat with the captain: llmcore ")
+    subprocess.run([sys.executable, "-m", "llmcore", *shlex.split(command)], input=b"", check=True)
