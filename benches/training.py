@@ -165,6 +165,7 @@ def measure(case: Case, precision: str, pythons: dict[str, str], threads: int, t
             worker.turn(case)
     for worker in workers:
         worker.end()
+        print(f"{statistics.median(worker.seconds):.3f} s a step: {worker.name}", file=sys.stderr)
     for losses in zip(*(worker.losses for worker in workers), strict=True):
         if max(losses) - min(losses) > TOLERANCE[precision] * max(losses):
             raise AssertionError(f"the losses differ: {[worker.losses for worker in workers]}")
