@@ -6,7 +6,7 @@ use crate::blocks::builder::Builder;
 use crate::blocks::pass::{Pass, Rows};
 use crate::blocks::tape::DropoutId;
 use crate::error::Result;
-use crate::kernels::{Matrix, MatrixMut, gemm, gemm_add};
+use crate::kernels::{Matrix, MatrixMut, add, gemm, gemm_add};
 use crate::parameters::MatrixId;
 
 /// Adds `scale · (x aᵀ) bᵀ` to some neighbouring outputs of a product: `a [rank, inputs]`, `b [outputs, rank]`.
@@ -88,7 +88,7 @@ impl Adapter {
         let a = pass.params.matrix(self.a).transposed();
         gemm(dinner.matrix(), a, None, MatrixMut::new(&mut dinput.values, x.rows, x.width), pass.precision);
         pass.drop_out_at(self.dropout.0, self.dropout.1, &mut dinput);
-        dx.values.iter_mut().zip(&dinput.values).for_each(|(dx, d)| *dx += d);
+        add(&dinput.values, &mut dx.values);
         for done in dropped.into_iter().chain([inner, dinner, dinput]) {
             pass.give(done);
         }

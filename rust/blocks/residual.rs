@@ -4,6 +4,7 @@ use super::{Block, backward_all, forward_all};
 use crate::blocks::pass::{Pass, Rows};
 use crate::blocks::tape::DropoutId;
 use crate::error::Result;
+use crate::kernels::add;
 
 pub struct Residual {
     pub blocks: Vec<Block>,
@@ -17,10 +18,10 @@ impl Residual {
         let mut y = forward_all(&self.blocks, pass, x)?;
         pass.drop_out(self.dropout, &mut y);
         if y.rows == x.rows {
-            add(&mut y.values, &x.values);
+            add(&x.values, &mut y.values);
         } else {
             for (sum, &row) in y.values.chunks_exact_mut(x.width).zip(pass.wanted()) {
-                add(sum, x.row(row));
+                sum.iter_mut().zip(x.row(row)).for_each(|(sum, x)| *sum += x);
             }
         }
         Ok(y)
@@ -36,11 +37,7 @@ impl Residual {
         } else {
             backward_all(&self.blocks, pass, x, dy)?
         };
-        add(&mut dx.values, &dy.values);
+        add(&dy.values, &mut dx.values);
         Ok(dx)
     }
-}
-
-fn add(sum: &mut [f32], x: &[f32]) {
-    sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
 }

@@ -33,7 +33,7 @@ pub use matrix::{Matrix, MatrixMut};
 pub use norm::{layer_norm, layer_norm_backward, rms_norm, rms_norm_backward};
 pub use rope::{rope, rope_backward};
 pub use softmax::{log_softmax, log_sum_exp, softmax};
-pub use sums::add_row_sums;
+pub use sums::{add, add_row_sums, clear};
 
 use std::slice::from_raw_parts_mut;
 

@@ -1,5 +1,6 @@
 //! Sums over rows: the gradients of what all rows share.
 
+use crate::kernels::CHUNK;
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::threads;
 
@@ -14,6 +15,20 @@ const ROWS: usize = 64;
 pub fn add_row_sums(x: &[f32], width: usize, out: &mut [f32]) {
     assert!(out.len() == width && x.len().is_multiple_of(width.max(1)));
     add_terms(&Rows { x, width }, x.len() / width.max(1), out);
+}
+
+/// `x, sum` of one length: sum += x.
+pub fn add(x: &[f32], sum: &mut [f32]) {
+    assert!(x.len() == sum.len());
+    threads::for_each_mut(sum, CHUNK, |i, sum| {
+        let x = &x[i * CHUNK..][..sum.len()];
+        sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    });
+}
+
+/// x = 0.
+pub fn clear(x: &mut [f32]) {
+    threads::for_each_mut(x, CHUNK, |_, x| x.fill(0.0));
 }
 
 /// What is summed over rows.

@@ -5,7 +5,7 @@ use crate::blocks::decoder::Targets;
 use crate::blocks::pass::{Memory, Pass, Segment};
 use crate::blocks::tape::{Dropout, Tape};
 use crate::error::{Error, Result};
-use crate::kernels::{IGNORED, Precision};
+use crate::kernels::{IGNORED, Precision, clear};
 use crate::parameters::{Flat, Sink, Tensor};
 use crate::step::SeqId;
 use crate::weights::Piece;
@@ -63,29 +63,20 @@ impl Model {
     /// Ctrl-C.
     pub fn loss_and_grad(&mut self, batch: &Batch<'_>, loss: &Loss) -> Result<f64> {
         self.check_batch(batch)?;
-        let mut training = self.training.take().ok_or_else(not_trainable)?;
+        let Model { decoder, parameters, ropes, scratch, training, .. } = self;
+        let training = training.as_mut().ok_or_else(not_trainable)?;
+        // What ends the pass early, even a panic, ends the sum.
         if !std::mem::replace(&mut training.summed, false) {
-            training.gradients.fill(0.0);
+            clear(&mut training.gradients);
         }
-        let sink = Sink::new(self.parameters.flat(), &mut training.gradients, training.precision);
-        let Loss { smoothing, dropout, checkpointing, .. } = *loss;
-        let tape = Tape::new(sink, checkpointing, dropout);
-        let scale = (1.0 / loss.denominator) as f32;
-        let targets = Targets { labels: batch.labels, smoothing, scale };
-        let memory = Memory::Tape(tape);
-        let mut pass = Pass::new(
-            &self.parameters,
-            memory,
-            batch.segments(),
-            Vec::new(),
-            &self.ropes,
-            None,
-            &mut self.scratch,
-        );
+        let sink = Sink::new(parameters.flat(), &mut training.gradients, training.precision);
+        let memory = Memory::Tape(Tape::new(sink, loss.checkpointing, loss.dropout));
+        let mut pass = Pass::new(parameters, memory, batch.segments(), Vec::new(), ropes, None, scratch);
         pass.precision = training.precision;
-        let total = self.decoder.loss(&mut pass, batch.tokens, &targets);
+        let scale = (1.0 / loss.denominator) as f32;
+        let targets = Targets { labels: batch.labels, smoothing: loss.smoothing, scale };
+        let total = decoder.loss(&mut pass, batch.tokens, &targets);
         training.summed = total.is_ok();
-        self.training = Some(training);
         total
     }
 
@@ -94,20 +85,13 @@ impl Model {
     /// Errors: as [`Model::loss_and_grad`].
     pub fn evaluate(&mut self, batch: &Batch<'_>) -> Result<f64> {
         self.check_batch(batch)?;
-        let precision = self.training.as_ref().ok_or_else(not_trainable)?.precision;
-        let targets = Targets { labels: batch.labels, smoothing: 0.0, scale: 1.0 };
+        let Model { decoder, parameters, ropes, scratch, training, .. } = self;
+        let training = training.as_ref().ok_or_else(not_trainable)?;
         let memory = Memory::Tape(Tape::default());
-        let mut pass = Pass::new(
-            &self.parameters,
-            memory,
-            batch.segments(),
-            Vec::new(),
-            &self.ropes,
-            None,
-            &mut self.scratch,
-        );
-        pass.precision = precision;
-        self.decoder.loss(&mut pass, batch.tokens, &targets)
+        let mut pass = Pass::new(parameters, memory, batch.segments(), Vec::new(), ropes, None, scratch);
+        pass.precision = training.precision;
+        let targets = Targets { labels: batch.labels, smoothing: 0.0, scale: 1.0 };
+        decoder.loss(&mut pass, batch.tokens, &targets)
     }
 
     /// The tensors of the checkpoint, those that train first.

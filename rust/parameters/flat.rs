@@ -236,9 +236,9 @@ impl Plan {
         let mut viewed = Vec::new();
         for (id, info) in (0u32..).map(ParamId).zip(layout.params()) {
             let view = view_of(views, info)?;
-            if view.interleaved_heads.is_some() {
-                let expected = "a layout that keeps the halves of a rotated pair apart";
-                return Err(Error::argument(&info.path, "interleaved heads", expected));
+            if view.interleaved_heads.is_some() || view.transpose && info.shape.len() == 1 {
+                let expected = "a layout that keeps vectors and the halves of a rotated pair as they are";
+                return Err(Error::argument(&info.path, format!("{view:?}"), expected));
             }
             let index = *known.entry(&view.tensor).or_insert_with(|| {
                 let name = view.tensor.clone();
@@ -255,6 +255,14 @@ impl Plan {
             let across = usize::from(view.transpose);
             shape[across] = shape[across].max(outputs);
             viewed.push((view, index));
+        }
+        let mut seen = vec![0; tensors.len()];
+        for (info, (_, index)) in layout.params().iter().zip(&viewed) {
+            seen[*index] += info.shape.iter().product::<usize>();
+        }
+        if let Some((tensor, seen)) = tensors.iter().zip(seen).find(|(tensor, seen)| tensor.len() != *seen) {
+            let found = format!("parameters that have {seen} of its {} numbers", tensor.len());
+            return Err(Error::argument(&tensor.name, found, "each number in one parameter"));
         }
         if let Some(name) = frozen.iter().find(|name| !known.contains_key(name.as_str())) {
             return Err(Error::argument(

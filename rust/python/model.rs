@@ -187,8 +187,13 @@ impl PyModel {
         checkpointing: bool,
     ) -> PyResult<f64> {
         let (tokens, labels) = (to_vec(&tokens), to_vec(&labels));
-        if !(denominator > 0.0 && denominator.is_finite()) {
-            return Err(Error::argument("denominator", denominator, "a number > 0").into());
+        if !(denominator.is_finite() && ((1.0 / denominator) as f32).is_normal() && denominator > 0.0) {
+            return Err(Error::argument(
+                "denominator",
+                denominator,
+                "a number > 0 that float32 can divide by",
+            )
+            .into());
         }
         if !(0.0..=1.0).contains(&smoothing) {
             return Err(Error::argument("label_smoothing", smoothing, "a number from 0 to 1").into());
