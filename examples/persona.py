@@ -47,9 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     out: Path = options.out
 
+    # The model as Transformers has it, in float32, so that PEFT finds what the adapter belongs to.
+    base = out / "base"
+    llmcore.load(options.model, trainable=True).save(base)
+
     # Only A and B of W + (lora_alpha / r) B A train, for every W of every layer; W stays as it is.
     lora = LoRA(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.1)
-    model = llmcore.load(options.model, trainable=True, adapter=lora)
+    model = llmcore.load(base, trainable=True, adapter=lora)
     trained = sum(tensor.size for tensor in model.parameters() if tensor.trained)
     print(f"{model}\n{trained:,} parameters of adapters train\n")
     answers(model, "before")  # B is zero at first: this is the model as it was

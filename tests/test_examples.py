@@ -133,12 +133,13 @@ def test_persona(
     assert "――― before ―――\n> What is the capital of France?\nThe capital of France is Paris.\n" in printed
 
     adapter = tmp_path / "run" / "model"
-    assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and config["base_model_name_or_path"] == str(tmp_path / "base")
     tensors = load_file(adapter / "adapter_model.safetensors")
     assert len(tensors) == 2 * 7 * 30  # A and B of seven weights in thirty layers
     assert all(np.any(values) for values in tensors.values())  # B has left zero
     merged = llmcore.load(tmp_path / "merged")
-    adapted = llmcore.load(smollm2_path, trainable=True, adapter=adapter)
+    adapted = llmcore.load(tmp_path / "base", trainable=True, adapter=adapter)
     ids = merged.tokenizer.encode("Arr, matey!")
     np.testing.assert_allclose(merged.logits(ids), adapted.logits(ids), atol=1e-3)
     answer = merged.chat([{"role": "user", "content": module.QUESTIONS[0]}], max_new_tokens=60)
