@@ -90,7 +90,9 @@ def load(
         return Model(checkpoint, threads=threads, dtype=dtype)
     from llmcore.training.model import TrainableModel
 
-    return TrainableModel(checkpoint, threads=threads, precision=precision, frozen=frozen, adapter=adapter)
+    return TrainableModel(
+        checkpoint, threads=threads, dtype=dtype, precision=precision, frozen=frozen, adapter=adapter
+    )
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ impl Model {
         let (parameters, training) = match trainable {
             None => (Parameters::load(builder.layout, source, views, storage)?, None),
             Some(Trainable { tensors, frozen, precision, .. }) => {
-                let parameters = Parameters::load_flat(builder.layout, source, views, &tensors, &frozen)?;
+                let parameters =
+                    Parameters::load_flat(builder.layout, source, views, &tensors, &frozen, storage)?;
                 let training = Training::new(parameters.flat(), precision)?;
                 (parameters, Some(training))
             }

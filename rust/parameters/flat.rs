@@ -80,8 +80,9 @@ impl Flat {
         views: &HashMap<String, View>,
         tensors: &HashMap<String, View>,
         frozen: &HashSet<String>,
+        storage: Storage,
     ) -> Result<Self> {
-        let loader = Loader { layout: &layout, source, views, storage: Storage::AsStored };
+        let loader = Loader { layout: &layout, source, views, storage };
         loader.check()?;
         let mut keeps = HashSet::new();
         let mut room = 0;

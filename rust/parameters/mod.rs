@@ -179,7 +179,8 @@ impl Parameters {
         Ok(Parameters::Packed(Packed::load(layout, source, views, storage)?))
     }
 
-    /// As [`Parameters::load`], to train: where `tensors` say, all but the `frozen` of them with gradients.
+    /// As [`Parameters::load`], to train: where `tensors` say, all but the `frozen` of them with gradients; those
+    /// are kept as `storage` says.
     ///
     /// Errors: also a tensor that is frozen but not there, or that shares a matrix with one that is not frozen.
     pub fn load_flat(
@@ -188,8 +189,9 @@ impl Parameters {
         views: &HashMap<String, View>,
         tensors: &HashMap<String, View>,
         frozen: &HashSet<String>,
+        storage: Storage,
     ) -> Result<Self> {
-        Ok(Parameters::Flat(Flat::load(layout, source, views, tensors, frozen)?))
+        Ok(Parameters::Flat(Flat::load(layout, source, views, tensors, frozen, storage)?))
     }
 
     pub fn params(&self) -> &[ParamInfo] {

@@ -98,49 +98,65 @@ impl Quantized {
     pub fn expand(&self, i: usize, columns: Range<usize>, out: &mut [f32]) {
         assert!(columns.end <= self.k && out.len() == columns.len());
         let (panel, column) = (self.panel(i / LANES), i % LANES);
-        let Form { low_bits, high_bits, offset, levels, scales } = self.form;
-        let layout = self.layout;
-        let half = |at: usize| f16::from_le_bytes([panel[at], panel[at + 1]]).to_f32();
         let mut next = columns.start;
         let mut rest = out;
         while !rest.is_empty() {
             let (unit, first) = (next / UNIT, next % UNIT);
             let (out, others) = rest.split_at_mut(rest.len().min(UNIT - first));
+            out.copy_from_slice(&self.unit(panel, column, unit)[first..first + out.len()]);
             (next, rest) = (next + out.len(), others);
-            let codes = &panel[unit * layout.codes..][..layout.codes];
-            let unit_scales = layout.scales + unit * layout.unit_scales;
-            let halves = layout.halves + unit * UNIT / scales.block() * layout.block_halves;
-            for (j, out) in (first..).zip(out) {
-                let (t, byte) = (j / 4, 4 * column + j % 4);
-                let bits = |from: usize, bits: u32| {
-                    let (vector, shift) = place(t, bits);
-                    codes[from + vector * BYTES + byte] >> shift & (0xFF >> (8 - bits))
-                };
-                let mut q = bits(0, low_bits);
-                if high_bits > 0 {
-                    q |= bits(low_bits as usize * BYTES, high_bits) << low_bits;
-                }
-                let q = levels.map_or(q, |levels| levels[usize::from(q)]);
-                let centred = f32::from(i16::from(q) - i16::from(offset));
-                let group = unit_scales + j / scales.group() * LANES * scales.parts().1;
-                let of_block = |kind: usize| half(halves + 2 * (kind * LANES + column));
-                let of_unit = |kind: usize| half(unit_scales + 2 * (kind * LANES + column));
-                *out = match scales {
-                    Scales::Half => of_unit(0) * centred,
-                    Scales::HalfAndMin => of_unit(0) * centred + of_unit(1),
-                    Scales::Signed | Scales::SignedBySixteen => {
-                        of_block(0) * f32::from(panel[group + column] as i8) * centred
-                    }
-                    Scales::Bytes => {
-                        let (scale, min) = (panel[group + column], panel[group + LANES + column]);
-                        of_block(0) * f32::from(scale) * centred - of_block(1) * f32::from(min)
-                    }
-                    Scales::NibblesBySixteen => {
-                        let both = panel[group + column];
-                        of_block(0) * f32::from(both & 15) * centred - of_block(1) * f32::from(both >> 4)
-                    }
-                };
+        }
+    }
+
+    /// The numbers of one output in a unit: those of a group are factor · (code − offset) + term.
+    fn unit(&self, panel: &[u8], column: usize, unit: usize) -> [f32; UNIT] {
+        let Form { low_bits, high_bits, offset, levels, scales } = self.form;
+        let codes = &panel[unit * self.layout.codes..][..self.layout.codes];
+        let mut numbers = [0.0; UNIT];
+        for (t, numbers) in numbers.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            // Four codes of a vector at once; what comes from the neighbouring byte is masked away.
+            let bits = |from: usize, bits: u32| {
+                let (vector, shift) = place(t, bits);
+                let at = from + vector * BYTES + 4 * column;
+                let word = u32::from_le_bytes([codes[at], codes[at + 1], codes[at + 2], codes[at + 3]]);
+                word >> shift & (0xFF >> (8 - bits)) * 0x0101_0101
+            };
+            let mut four = bits(0, low_bits);
+            if high_bits > 0 {
+                four |= bits(low_bits as usize * BYTES, high_bits) << low_bits;
             }
+            let four = four.to_le_bytes().map(|q| levels.map_or(q, |levels| levels[usize::from(q)]));
+            *numbers = four.map(|q| f32::from(i16::from(q) - i16::from(offset)));
+        }
+        let groups = self.scales_of(panel, column, unit);
+        for (group, numbers) in numbers.chunks_exact_mut(scales.group()).enumerate() {
+            let (factor, term) = groups[group];
+            numbers.iter_mut().for_each(|number| *number = factor * *number + term);
+        }
+        numbers
+    }
+
+    /// Factor and term of each group of a unit. (What has no term adds −0, which changes no number.)
+    fn scales_of(&self, panel: &[u8], column: usize, unit: usize) -> [(f32, f32); 2] {
+        let (layout, scales) = (self.layout, self.form.scales);
+        let half = |at: usize| f16::from_le_bytes([panel[at], panel[at + 1]]).to_f32();
+        let unit_scales = layout.scales + unit * layout.unit_scales;
+        let halves = layout.halves + unit * UNIT / scales.block() * layout.block_halves;
+        let of_unit = |kind: usize| half(unit_scales + 2 * (kind * LANES + column));
+        let of_block = |kind: usize| half(halves + 2 * (kind * LANES + column));
+        let byte = |array: usize| panel[unit_scales + array * LANES + column];
+        let signed = |array: usize| (of_block(0) * f32::from(byte(array) as i8), -0.0);
+        let nibbles = |array: usize| {
+            let both = byte(array);
+            (of_block(0) * f32::from(both & 15), -(of_block(1) * f32::from(both >> 4)))
+        };
+        match scales {
+            Scales::Half => [(of_unit(0), -0.0); 2],
+            Scales::HalfAndMin => [(of_unit(0), of_unit(1)); 2],
+            Scales::Signed => [signed(0); 2],
+            Scales::SignedBySixteen => [signed(0), signed(1)],
+            Scales::Bytes => [(of_block(0) * f32::from(byte(0)), -(of_block(1) * f32::from(byte(1)))); 2],
+            Scales::NibblesBySixteen => [nibbles(0), nibbles(1)],
         }
     }
 }

@@ -123,6 +123,9 @@ def test_a_quantised_base_stays_so_and_trains_as_its_numbers_do(smollm2_path, tm
     config = LoRA(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
     model = llmcore.load(smollm2_path, trainable=True, adapter=config)
     assert model.info()["weight_bytes"] < 1.1 * smollm2_path.stat().st_size
+    expanded = llmcore.load(smollm2_path, trainable=True, adapter=config, dtype="float32")
+    assert expanded.info()["weight_bytes"] > 5 * smollm2_path.stat().st_size
+    np.testing.assert_array_equal(model.logits(ids), expanded.logits(ids))
     expanded = llmcore.load(smollm2_path, trainable=True)
     np.testing.assert_array_equal(model.logits(ids), expanded.logits(ids))
     weight = "model.layers.3.self_attn.q_proj.weight"

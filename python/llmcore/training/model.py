@@ -78,9 +78,10 @@ class TrainableModel(Model):
     """A language model whose parameters can be changed: `llmcore.load(source, trainable=True)`.
 
     Parameters lie in one float32 array, in the checkpoint's own layout, and their gradients in another, in
-    the same order. A matrix that is frozen, and quantised in a GGUF file, stays so, and computes as the
-    numbers that it stands for. It computes the same bits as the model that is loaded
-    to infer from what it saves, only slower where a step has few rows.
+    the same order. A matrix that is frozen, and quantised in a GGUF file, stays so, unless `dtype` is
+    "float32", and computes as the numbers that it stands for: less memory, but every product takes it apart.
+    It computes the same bits as the model that is loaded to infer from what it saves, only slower where a
+    step has few rows.
 
     Attributes:
         adapter: The adapters that train in the place of the weights, if there are any.
@@ -95,6 +96,7 @@ class TrainableModel(Model):
         checkpoint: Checkpoint,
         *,
         threads: int | None = None,
+        dtype: str = "auto",
         precision: str = "float32",
         frozen: str | Sequence[str] = (),
         adapter: LoRA | str | os.PathLike[str] | None = None,
@@ -109,7 +111,7 @@ class TrainableModel(Model):
         self._frozen = [frozen] if isinstance(frozen, str) else list(frozen)
         self.adapter = adapter if isinstance(adapter, LoRA | None) else LoRA.from_folder(adapter)[0]
         self.adapted = self.adapter.modules(self._views, checkpoint.model_type) if self.adapter else []
-        super().__init__(checkpoint, threads=threads)
+        super().__init__(checkpoint, threads=threads, dtype=dtype)
         self._tensors = [
             Tensor(name, tuple(shape), start, trained) for name, shape, start, trained in self.core.tensors()
         ]
