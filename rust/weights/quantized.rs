@@ -119,7 +119,7 @@ impl Quantized {
                 let (vector, shift) = place(t, bits);
                 let at = from + vector * BYTES + 4 * column;
                 let word = u32::from_le_bytes([codes[at], codes[at + 1], codes[at + 2], codes[at + 3]]);
-                word >> shift & (0xFF >> (8 - bits)) * 0x0101_0101
+                (word >> shift) & ((0xFF >> (8 - bits)) * 0x0101_0101)
             };
             let mut four = bits(0, low_bits);
             if high_bits > 0 {
