@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         GPT2Tokenizer,
         LlamaForCausalLM,
     )
-    from llmcore.model import Model, Score, load
+    from llmcore.loading import load
+    from llmcore.model import Model, Score
     from llmcore.tokenizer import Tokenizer
 
 __all__ = [
@@ -54,7 +55,7 @@ _HOMES = {
     "Tokenizer": "tokenizer",
     "__version__": "_core",
     "gradients": "gradients",
-    "load": "model",
+    "load": "loading",
     "ops": "ops",
 }
 

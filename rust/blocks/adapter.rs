@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use crate::blocks::builder::Builder;
+use crate::blocks::builder::{Builder, DropoutId};
 use crate::blocks::pass::{Pass, Rows};
-use crate::blocks::tape::DropoutId;
 use crate::error::Result;
 use crate::kernels::{Matrix, MatrixMut, add, gemm, gemm_add};
 use crate::parameters::MatrixId;

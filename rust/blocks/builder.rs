@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fmt::Display;
 
 use crate::blocks::spec::{AdaptersSpec, RopeSpec, Spec};
-use crate::blocks::tape::DropoutId;
 use crate::cache::KvShape;
 use crate::error::{Error, Result};
 use crate::parameters::{Layout, MatrixId, TableId, VectorId};
@@ -19,6 +18,10 @@ pub const MOST_LAYERS: usize = 1 << 12;
 /// Distinct rotary positions of a tree; one table of turns a pass serves all layers that share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RopeId(pub usize);
+
+/// A place where activations are dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropoutId(pub u32);
 
 #[derive(Default)]
 pub struct Builder {

@@ -1,9 +1,8 @@
 //! Embeddings of tokens and, if learned, of absolute positions.
 
-use crate::blocks::builder::Builder;
+use crate::blocks::builder::{Builder, DropoutId};
 use crate::blocks::pass::{Pass, Rows};
 use crate::blocks::spec::EmbedSpec;
-use crate::blocks::tape::DropoutId;
 use crate::error::Result;
 use crate::parameters::{MatrixId, TableId};
 use crate::sites::SiteId;

@@ -14,6 +14,7 @@ pub mod norm;
 pub mod pass;
 pub mod repeat;
 pub mod residual;
+pub mod rows;
 pub mod spec;
 pub mod tape;
 

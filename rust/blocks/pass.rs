@@ -1,47 +1,15 @@
 //! What a pass carries beside its rows.
 
-use std::ops::Range;
-
-use crate::blocks::builder::RopeId;
+use crate::blocks::builder::{DropoutId, RopeId};
+pub use crate::blocks::rows::{Rows, Segment};
 use crate::blocks::spec::RopeSpec;
-use crate::blocks::tape::{DropoutId, Tape};
+use crate::blocks::tape::Tape;
 use crate::cache::KvPool;
 use crate::error::Result;
-use crate::kernels::{Matrix, Precision};
+use crate::kernels::Precision;
 use crate::memory;
 use crate::parameters::{Parameters, Sink};
 use crate::sites::{Hook, SiteId};
-use crate::step::SeqId;
-
-/// Activations, `[rows, width]`, row-major.
-pub struct Rows {
-    pub values: Vec<f32>,
-    pub rows: usize,
-    pub width: usize,
-}
-
-impl Rows {
-    pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.width..][..self.width]
-    }
-
-    pub fn row_mut(&mut self, index: usize) -> &mut [f32] {
-        &mut self.values[index * self.width..][..self.width]
-    }
-
-    pub fn matrix(&self) -> Matrix<'_> {
-        Matrix::new(&self.values, self.rows, self.width)
-    }
-}
-
-/// Rows of a pass that continue one sequence.
-#[derive(Clone, Debug)]
-pub struct Segment {
-    pub seq: SeqId,
-    /// The position of the first row in its sequence.
-    pub first_position: usize,
-    pub rows: Range<usize>,
-}
 
 /// The cosines and sines of the turns of every row of a pass, `[rows, frequencies]` each.
 pub struct Turns {

@@ -1,8 +1,8 @@
 //! `x + blocks(x)`.
 
 use super::{Block, backward_all, forward_all};
+use crate::blocks::builder::DropoutId;
 use crate::blocks::pass::{Pass, Rows};
-use crate::blocks::tape::DropoutId;
 use crate::error::Result;
 use crate::kernels::add;
 

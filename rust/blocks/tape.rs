@@ -1,14 +1,11 @@
 //! What a pass that trains carries: the activations that the backward pass needs, the place for gradients,
 //! and dropout.
 
-use crate::blocks::pass::{Rows, Segment};
+use crate::blocks::builder::DropoutId;
+use crate::blocks::rows::{Rows, Segment};
 use crate::kernels::{RowKey, dropout};
 use crate::parameters::Sink;
 use crate::random::Philox;
-
-/// A place where activations are dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropoutId(pub u32);
 
 /// A stack: blocks lay down what they need, and the backward pass, in the reverse order, takes it up.
 #[derive(Default)]

@@ -17,7 +17,8 @@ from llmcore.hf.options import GenerationConfig, merge
 from llmcore.hf.outputs import CausalLMOutput, GenerateOutput
 from llmcore.hf.search import infer_mask, search
 from llmcore.hf.tokenizers import PreTrainedTokenizer
-from llmcore.model import Model, load
+from llmcore.loading import load
+from llmcore.model import Model
 
 __all__ = ["AutoModelForCausalLM", "CausalLM", "GPT2LMHeadModel", "LlamaForCausalLM"]
 

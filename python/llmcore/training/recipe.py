@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from llmcore.model import load
+from llmcore.loading import load
 from llmcore.tokenizer import Tokenizer
 from llmcore.tokenizer_files import Documents as DocumentKind
 from llmcore.training.config import TrainingConfig, option

@@ -1,0 +1,82 @@
+"""From a name to a model: one that infers, or one that also trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, overload
+
+from llmcore import hub
+from llmcore.checkpoint import open_checkpoint
+from llmcore.model import Model
+
+if TYPE_CHECKING:
+    from llmcore.training.lora import LoRA
+    from llmcore.training.model import TrainableModel
+
+__all__ = ["load"]
+
+
+@overload
+def load(
+    source: str | Path, *, dtype: str = ..., threads: int | None = ..., trainable: Literal[False] = ...
+) -> Model: ...
+@overload
+def load(
+    source: str | Path,
+    *,
+    dtype: str = ...,
+    threads: int | None = ...,
+    trainable: Literal[True],
+    precision: str = ...,
+    frozen: str | Sequence[str] = ...,
+    adapter: LoRA | str | Path | None = ...,
+) -> TrainableModel: ...
+def load(
+    source: str | Path,
+    *,
+    dtype: str = "auto",
+    threads: int | None = None,
+    trainable: bool = False,
+    precision: str = "float32",
+    frozen: str | Sequence[str] = (),
+    adapter: LoRA | str | Path | None = None,
+) -> Model:
+    """Loads a model.
+
+    Args:
+        source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
+        dtype: "auto" keeps quantised weights as the file has them, and rounds what they are multiplied with
+            to bytes, 32 numbers at a time with a scale of their own; "float32" expands them.
+        threads: At most so many threads for each call; all of the process's processors unless given.
+        trainable: For a model that also trains (`llmcore.training.TrainableModel`).
+        precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".
+            Weights, gradients and sums are float32.
+        frozen: Names of tensors that do not train, or a pattern of such (`*` and `?` as in names of files),
+            or several.
+        adapter: Trains only low-rank adapters: new ones, or those of a folder in PEFT's format.
+
+    Raises:
+        FileNotFoundError: nothing is found under the name; says where it was looked for.
+        ValueError: a file that is not what it claims to be, an architecture that is not supported, or an
+            argument out of range.
+        TypeError: a source that is no path.
+
+    Warns:
+        UserWarning: parameters of the file that the model does not have; names the file and some of them.
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source: found {type(source).__name__}, expected a path or a name")
+    if dtype not in ("auto", "float32"):
+        raise ValueError(f"dtype: found {dtype!r}, expected 'auto' or 'float32'")
+    checkpoint = open_checkpoint(hub.resolve(source))
+    if not trainable:
+        if adapter is not None or frozen or precision != "float32":
+            raise ValueError("trainable: found False, expected True with adapter, frozen or precision")
+        return Model(checkpoint, threads=threads, dtype=dtype)
+    from llmcore.training.model import TrainableModel
+
+    return TrainableModel(
+        checkpoint, threads=threads, dtype=dtype, precision=precision, frozen=frozen, adapter=adapter
+    )
