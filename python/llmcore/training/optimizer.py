@@ -11,6 +11,7 @@ Parameters, gradients and the optimiser's state are flat float32 arrays in one o
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,7 +28,7 @@ NO_DECAY = ("bias", "norm", "ln_")
 a scale and do not multiply rows by a matrix."""
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What the optimisers share: parameters in groups, clipping, and state in flat arrays.
 
     Attributes:
@@ -98,8 +99,9 @@ class Optimizer:
         self.step_count += 1
         return norm
 
+    @abstractmethod
     def _update(self) -> float:
-        raise NotImplementedError
+        """Makes a step over all groups, unless the norm of the gradients is not finite; gives that norm."""
 
 
 class AdamW(Optimizer):
