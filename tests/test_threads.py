@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,22 +75,51 @@ def test_a_bad_setting_is_an_error_at_import(name, value):
     )
 
 
+def thread_count(prelude: str) -> int:
+    """Of a process that first does what `prelude` says to itself."""
+    environment = {k: v for k, v in os.environ.items() if k != "LLMCORE_THREADS"}
+    program = f"{prelude}\nfrom llmcore import _core\nprint(_core.thread_count())"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    return int(done.stdout)
+
+
 def test_affinity_sizes_the_pool():
     if not hasattr(os, "sched_setaffinity"):
         pytest.xfail("this system has no affinity masks")
-    program = (
-        "import os; os.sched_setaffinity(0, {0}); from llmcore import _core; print(_core.thread_count())"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "LLMCORE_THREADS"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.strip() == "1"
+    assert thread_count("import os; os.sched_setaffinity(0, {0})") == 1
+
+
+@pytest.fixture
+def one_processor_group():
+    """A control group whose quota is one processor, of either version; its processes are gone by the end."""
+    name = f"llmcore-test-{os.getpid()}"
+    for root, quota in [
+        ("/sys/fs/cgroup/cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}),
+        ("/sys/fs/cgroup", {"cpu.max": "100000 100000"}),
+    ]:
+        group = Path(root, name)
+        if not Path(root, "cgroup.procs").exists():
+            continue
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            for file, value in quota.items():
+                (group / file).write_text(value)
+            yield group
+            return
+        except OSError:
+            continue
+        finally:
+            group.rmdir()
+    pytest.xfail("no control group can be made here")
+
+
+def test_a_quota_sizes_the_pool(one_processor_group):
+    tasks = str(one_processor_group / "cgroup.procs")
+    assert thread_count(f"import os; open({tasks!r}, 'w').write(str(os.getpid()))") == 1
 
 
 def work(seed: int) -> bytes:
