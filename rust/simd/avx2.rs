@@ -97,6 +97,34 @@ unsafe fn half_mask(from: usize, to: usize, first: i32) -> __m256i {
     }
 }
 
+/// To each lane of `sum` four products of bytes of `a`, at most 128, and of `b`.
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn dot_small_bytes(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        // Two products of at most 128 · 127 each fit into 16 bits.
+        let pairs = _mm256_maddubs_epi16(a, b);
+        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+}
+
+/// The same of any bytes: those at even and at odd places as 16 bits each.
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn dot_any_bytes(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xFF));
+        let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+        let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+        let even = _mm256_madd_epi16(even_a, even_b);
+        _mm256_add_epi32(sum, _mm256_add_epi32(even, _mm256_madd_epi16(odd_a, odd_b)))
+    }
+}
+
 // SAFETY (all blocks): `Avx2` values exist only where AVX2 and FMA are available; pointers are
 // vouched for by the callers of the unsafe methods, and a masked lane is not accessed.
 impl Simd for Avx2 {
@@ -306,21 +334,13 @@ impl Simd for Avx2 {
         a: [__m256i; 2],
         b: [__m256i; 2],
     ) -> [__m256i; 2] {
-        let dot = |sum, a, b| unsafe {
+        unsafe {
             if SMALL {
-                // Two products of at most 128 · 127 each fit into 16 bits.
-                let pairs = _mm256_maddubs_epi16(a, b);
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+                [dot_small_bytes(sum[0], a[0], b[0]), dot_small_bytes(sum[1], a[1], b[1])]
             } else {
-                // Even bytes and odd bytes as 16 bits each.
-                let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xFF));
-                let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-                let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
-                let even = _mm256_madd_epi16(even_a, even_b);
-                _mm256_add_epi32(sum, _mm256_add_epi32(even, _mm256_madd_epi16(odd_a, odd_b)))
+                [dot_any_bytes(sum[0], a[0], b[0]), dot_any_bytes(sum[1], a[1], b[1])]
             }
-        };
-        [dot(sum[0], a[0], b[0]), dot(sum[1], a[1], b[1])]
+        }
     }
 
     #[inline(always)]
@@ -382,22 +402,24 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn repeat_bytes(self, four: [i8; 4]) -> [__m256i; 2] {
-        unsafe { [_mm256_set1_epi32(i32::from_le_bytes(four.map(|x| x as u8))); 2] }
+        unsafe { [_mm256_set1_epi32(super::word(four)); 2] }
     }
 
     #[inline(always)]
     fn shift_right_bytes(self, x: [__m256i; 2], n: u32, mask: u8) -> [__m256i; 2] {
         unsafe {
             let (n, mask) = (_mm_cvtsi32_si128(n as i32), _mm256_set1_epi8((mask & (0xFF >> n)) as i8));
-            x.map(|x| _mm256_and_si256(_mm256_srl_epi16(x, n), mask))
+            let shifted = [_mm256_srl_epi16(x[0], n), _mm256_srl_epi16(x[1], n)];
+            [_mm256_and_si256(shifted[0], mask), _mm256_and_si256(shifted[1], mask)]
         }
     }
 
     #[inline(always)]
     fn shift_left_bytes(self, x: [__m256i; 2], n: u32, mask: u8) -> [__m256i; 2] {
         unsafe {
-            let mask = _mm256_set1_epi8((mask & (0xFF << n) as u8) as i8);
-            x.map(|x| _mm256_and_si256(_mm256_sll_epi16(x, _mm_cvtsi32_si128(n as i32)), mask))
+            let (n, mask) = (_mm_cvtsi32_si128(n as i32), _mm256_set1_epi8((mask & (0xFF << n) as u8) as i8));
+            let shifted = [_mm256_sll_epi16(x[0], n), _mm256_sll_epi16(x[1], n)];
+            [_mm256_and_si256(shifted[0], mask), _mm256_and_si256(shifted[1], mask)]
         }
     }
 
@@ -416,13 +438,14 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn between(self, bytes: [__m256i; 2], first: u8, last: u8) -> u64 {
-        let half = |bytes| unsafe {
-            let from_first = _mm256_sub_epi8(bytes, _mm256_set1_epi8(first as i8));
-            let most = _mm256_set1_epi8(last.wrapping_sub(first) as i8);
+        unsafe {
+            let (first, last) = (_mm256_set1_epi8(first as i8), last.wrapping_sub(first));
+            let most = _mm256_set1_epi8(last as i8);
+            let (low, high) = (_mm256_sub_epi8(bytes[0], first), _mm256_sub_epi8(bytes[1], first));
             // a ≤ b where min(a, b) = a, for there is no unsigned comparison.
-            let within = _mm256_cmpeq_epi8(_mm256_min_epu8(from_first, most), from_first);
-            _mm256_movemask_epi8(within) as u32
-        };
-        u64::from(half(bytes[0])) | u64::from(half(bytes[1])) << 32
+            let low = _mm256_cmpeq_epi8(_mm256_min_epu8(low, most), low);
+            let high = _mm256_cmpeq_epi8(_mm256_min_epu8(high, most), high);
+            u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
+        }
     }
 }

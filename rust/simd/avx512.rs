@@ -316,7 +316,7 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
 
     #[inline(always)]
     fn repeat_bytes(self, four: [i8; 4]) -> __m512i {
-        unsafe { _mm512_set1_epi32(i32::from_le_bytes(four.map(|x| x as u8))) }
+        unsafe { _mm512_set1_epi32(super::word(four)) }
     }
 
     #[inline(always)]

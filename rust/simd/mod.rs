@@ -184,6 +184,13 @@ pub fn prefetch<T>(at: *const T) {
     }
 }
 
+/// Four bytes as the bits of one number.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn word(four: [i8; 4]) -> i32 {
+    i32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8])
+}
+
 /// What is subnormal as 0 of the same sign.
 #[inline(always)]
 fn flush<S: Simd>(s: S, x: S::F32) -> S::F32 {
