@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import machine
 
 import llmcore
 from llmcore import hub
+from llmcore.work import Limits, Work
 
 PROMPT = "I love programming"
 WORKER = Path(__file__).with_name("worker.py")
@@ -80,7 +80,7 @@ def main() -> None:
     args = parser.parse_args()
 
     path = str(hub.resolve(args.model))
-    model = llmcore.load(path)
+    model = llmcore.load(path, dtype="float32")
     cases = cases_of(model)
     workers = [Worker(sys.executable, "llmcore", path, str(args.threads))]
     if args.peer_python:
@@ -90,7 +90,7 @@ def main() -> None:
         print(f"- {worker.name}")
     for case in cases:
         measure(case, workers, args.runs)
-    report(cases, Work.of(model), machine.limits(), args.runs)
+    report(cases, Work.of(model), Limits.measure(args.threads), args.runs)
 
 
 def cases_of(model: llmcore.Model) -> list[Case]:
@@ -115,47 +115,10 @@ def measure(case: Case, workers: list[Worker], runs: int) -> None:
             case.seconds.append([seconds for seconds, _ in answers])
 
 
-@dataclass(frozen=True)
-class Work:
-    """What llmcore computes and reads for a decoder whose layers are alike."""
-
-    layers: int
-    layer_weights: int
-    kv_weights: int
-    head_weights: int
-    attention_width: int
-
-    @classmethod
-    def of(cls, model: llmcore.Model) -> Work:
-        config = model.config
-        matrices = {path: math.prod(shape) for path, shape in model.core.parameters() if len(shape) == 2}
-        first_layer = {path: size for path, size in matrices.items() if path.startswith("layers.0.")}
-        return cls(
-            layers=config.num_hidden_layers,
-            layer_weights=sum(first_layer.values()),
-            kv_weights=sum(first_layer[f"layers.0.attn.{part}.weight"] for part in "kv"),
-            head_weights=model.core.vocab_size * config.hidden_size,
-            attention_width=config.num_attention_heads * config.head_size,
-        )
-
-    def prefill_gflop(self, tokens: int) -> float:
-        """Every token through every layer but the last, of which it needs keys and values; the last token
-        through the rest of that layer and the head. A query meets the keys up to its own."""
-        every = (self.layers - 1) * self.layer_weights + self.kv_weights
-        last = self.layer_weights - self.kv_weights + self.head_weights
-        pairs = (self.layers - 1) * tokens * (tokens + 1) // 2 + tokens
-        return (2 * tokens * every + 2 * last + 4 * pairs * self.attention_width) / 1e9
-
-    @property
-    def decode_gb(self) -> float:
-        """Every weight is read once for a token."""
-        return 4 * (self.layers * self.layer_weights + self.head_weights) / 1e9
-
-
-def report(cases: list[Case], work: Work, limits: machine.Limits, runs: int) -> None:
+def report(cases: list[Case], work: Work, limits: Limits, runs: int) -> None:
     print(
-        f"\nMeasured limits: {limits.gflops:.0f} GFLOP/s of float32 multiply-adds, "
-        f"{limits.bandwidth:.1f} GB/s of reading. Medians of {runs} runs.\n"
+        f"\nMeasured limits: {limits.float32 / 1e9:.0f} GFLOP/s of float32 multiply-adds, "
+        f"{limits.memory / 1e9:.1f} GB/s of reading. Medians of {runs} runs.\n"
     )
     print("| | tokens/s | Transformers | ratio | of the limit |")
     print("|---|---|---|---|---|")
@@ -164,9 +127,9 @@ def report(cases: list[Case], work: Work, limits: machine.Limits, runs: int) -> 
         prefill = case.new_tokens == 1
         tokens = len(case.ids) if prefill else case.new_tokens
         if prefill:
-            share = f"{work.prefill_gflop(tokens) / ours / limits.gflops:.0%} of the arithmetic"
+            share = f"{work.prefill_operations(tokens) / ours / limits.float32:.0%} of the arithmetic"
         else:
-            share = f"{work.decode_gb * tokens / ours / limits.bandwidth:.0%} of the bandwidth"
+            share = f"{work.weight_bytes * tokens / ours / limits.memory:.0%} of the bandwidth"
         peer = f"{tokens / theirs[0]:.1f} | {theirs[0] / ours:.2f} ×" if theirs else "- | -"
         print(f"| {case.name} | {tokens / ours:.1f} | {peer} | {share} |")
 

@@ -1,7 +1,6 @@
 //! What the kernels reach of what the machine has: `cargo bench --bench kernels [filter]`.
 //!
-//! The peaks are measured, not looked up: fused multiply-adds that depend on nothing but themselves,
-//! and a sum over an array that no cache holds, on as many threads as the pool has.
+//! The peaks are measured on as many threads as the pool has ([`llmcore::limits`]).
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -16,18 +15,19 @@ use llmcore::kernels::{
     Factor, Matrix, MatrixMut, Precision, RowKey, activation, cross_entropy, dropout, gemm, gemm_add,
     layer_norm, layer_norm_backward, rms_norm, softmax,
 };
+use llmcore::limits::{self, Limits};
 use llmcore::random::Philox;
-use llmcore::simd::{self, BYTES, LANES, Op, Simd, dispatch, dispatch_bfloat16, dispatch_bytes};
+use llmcore::simd;
 use llmcore::threads;
 use llmcore::weights::{Arena, Panels, Quantized};
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!("isa {}, {} threads", simd::current().name(), threads::size());
-    let (flops, bfloat16_peak) = (flop_peak(), bfloat16_peak());
-    let bandwidth = read_bandwidth();
+    let Limits { float32, bfloat16, int8, memory } = limits::measure(threads::size()).unwrap();
+    let [flops, bfloat16_peak, bytes_peak, bandwidth] = [float32, bfloat16, int8, memory].map(|x| x / 1e9);
     println!(
-        "peak: {flops:.0} GFLOP/s of fused multiply-adds, {bfloat16_peak:.0} of bfloat16, {bandwidth:.1} GB/s read"
+        "peak: {flops:.0} GFLOP/s of float32, {bfloat16_peak:.0} of bfloat16, {bytes_peak:.0} of bytes; {bandwidth:.1} GB/s"
     );
     let wanted = |name: &str| name.contains(&filter);
     for (n, k) in [(576, 576), (960, 576), (3072, 576), (576, 1536)] {
@@ -50,7 +50,7 @@ fn main() {
         gemv(bandwidth);
     }
     if wanted("quantized") {
-        quantized(bandwidth, peak(|| dispatch_bytes(ByteChains)));
+        quantized(bandwidth, bytes_peak);
     }
     for (rows, past) in [(1, 511), (1, 4095), (512, 0)] {
         let name = format!("attention {rows} rows after {past}");
@@ -82,58 +82,6 @@ fn best(mut job: impl FnMut()) -> f64 {
         runs += 1;
     }
     best
-}
-
-/// Multiply-adds in flight, of vectors that stay in registers; `BF16` counts two products a lane.
-struct Chains<const BF16: bool>;
-
-impl<const BF16: bool> Chains<BF16> {
-    const STEPS: usize = 1_000_000;
-
-    /// How many operations it did.
-    #[inline(always)]
-    fn chains<S: Simd, const N: usize>(s: S) -> f64 {
-        let (x, y) = (s.splat(black_box(0.999)), s.splat(black_box(1e-6)));
-        let mut sums = [s.splat(1.0); N];
-        for _ in 0..Self::STEPS {
-            for sum in &mut sums {
-                *sum = if BF16 { s.dot_bfloat16(x, y, *sum) } else { s.fma(*sum, x, y) };
-            }
-        }
-        black_box(sums.into_iter().map(|sum| s.reduce_sum(sum)).sum::<f32>());
-        (if BF16 { 4 } else { 2 } * LANES * N * Self::STEPS) as f64
-    }
-}
-
-impl<const BF16: bool> Op for Chains<BF16> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
-        // As many as stay in registers, and enough to hide the latency of one.
-        if S::WIDE { Self::chains::<S, 12>(s) } else { Self::chains::<S, 6>(s) }
-    }
-}
-
-/// Products of bytes that depend on nothing but themselves.
-struct ByteChains;
-
-impl Op for ByteChains {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> f64 {
-        const N: usize = 12;
-        let (a, b) = (s.bytes(&black_box([3; BYTES])), s.repeat_bytes(black_box([1, -2, 3, 4])));
-        let mut sums = [s.splat_i32(0); N];
-        for _ in 0..Chains::<false>::STEPS {
-            for sum in &mut sums {
-                *sum = s.dot_bytes::<true>(*sum, a, b);
-            }
-        }
-        black_box(sums.into_iter().map(|sum| s.reduce_sum(s.to_float(sum))).sum::<f32>());
-        (2 * BYTES * N * Chains::<false>::STEPS) as f64
-    }
 }
 
 /// GPT-2's weights, whose widths suit every type, once through in each: few rows against the speed of reading,
@@ -178,49 +126,6 @@ fn quantized(bandwidth: f64, peak: f64) {
         }
         println!();
     }
-}
-
-fn flop_peak() -> f64 {
-    peak(|| dispatch(Chains::<false>))
-}
-
-fn bfloat16_peak() -> f64 {
-    peak(|| dispatch_bfloat16(Chains::<true>))
-}
-
-fn peak(chains: impl Fn() -> f64 + Sync) -> f64 {
-    let threads = threads::size();
-    let operations = chains() * threads as f64;
-    let seconds = best(|| threads::for_each(threads, |_| _ = black_box(chains())));
-    operations / seconds / 1e9
-}
-
-fn read_bandwidth() -> f64 {
-    const FLOATS: usize = 128 << 20;
-    let data = Panels::pack(FLOATS / 1024, 1024, |_, row| row.fill(1.0)).unwrap();
-    struct Sum<'a>(&'a [f32]);
-    impl Op for Sum<'_> {
-        type Output = f32;
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) -> f32 {
-            let mut sums = [s.splat(0.0); 8];
-            for x in self.0.chunks_exact(8 * LANES) {
-                for (sum, x) in sums.iter_mut().zip(x.chunks_exact(LANES)) {
-                    *sum = s.add(*sum, s.get(x));
-                }
-            }
-            sums.into_iter().map(|sum| s.reduce_sum(sum)).sum()
-        }
-    }
-    let chunks = data.count() / 16;
-    let seconds = best(|| {
-        threads::for_each(chunks, |i| {
-            for p in 0..16 {
-                black_box(dispatch(Sum(data.panel(i * 16 + p))));
-            }
-        });
-    });
-    (FLOATS * 4) as f64 / seconds / 1e9
 }
 
 fn noise(len: usize) -> Vec<f32> {

@@ -32,6 +32,7 @@ from pathlib import Path
 import machine
 
 from llmcore.training import new_model
+from llmcore.work import Limits
 
 WORKER = Path(__file__).with_name("training_worker.py")
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
@@ -131,7 +132,7 @@ def main() -> None:
     pythons = {"llmcore": sys.executable}
     if args.peer_python:
         pythons["torch"] = args.peer_python
-    described, limits = machine.describe(), machine.limits()
+    described, limits = machine.describe(), Limits.measure(args.threads)
     results = [
         measure(CASES[case], precision, pythons, args.threads, args.turns)
         for case, precision in itertools.product(args.cases, args.precisions)
@@ -172,9 +173,9 @@ def measure(case: Case, precision: str, pythons: dict[str, str], threads: int, t
     return Result(case, precision, workers)
 
 
-def lines(results: list[Result], limits: machine.Limits) -> list[str]:
+def lines(results: list[Result], limits: Limits) -> list[str]:
     """The tables."""
-    peaks = {"float32": limits.gflops, "bfloat16": limits.bfloat16_gflops}
+    peaks = {precision: limits.operations(precision) / 1e9 for precision in TOLERANCE}
     names = dict.fromkeys(worker.name for result in results for worker in result.workers)
     speeds, memory, losses = [], [], []
     for result in results:
@@ -195,8 +196,8 @@ def lines(results: list[Result], limits: machine.Limits) -> list[str]:
     return [
         *(f"- {name}" for name in names),
         "",
-        f"Measured limits: {limits.gflops:.0f} GFLOP/s of multiply-adds in float32, "
-        f"{limits.bfloat16_gflops:.0f} in bfloat16.",
+        f"Measured limits: {peaks['float32']:.0f} GFLOP/s of multiply-adds in float32, "
+        f"{peaks['bfloat16']:.0f} in bfloat16.",
         "",
         "| tokens/s | llmcore | torch | ratio | of the peak | torch |",
         "|---|---|---|---|---|---|",

@@ -11,6 +11,7 @@ pub mod error;
 pub mod formats;
 pub mod interrupt;
 pub mod kernels;
+pub mod limits;
 pub mod memory;
 pub mod model;
 pub mod parameters;

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::simd::mxcsr;
 
 /// More threads than this are a mistake in `LLMCORE_THREADS`.
-const MOST: usize = 1024;
+pub const MOST: usize = 1024;
 
 /// How long a thread spins before it parks: longer than the gap between two kernels of a decode
 /// step, shorter than what another process would miss.
@@ -83,6 +83,52 @@ impl<T> SendPtr<T> {
 pub fn with_limit<R>(n: Option<usize>, f: impl FnOnce() -> R) -> R {
     let _restore = Restore { cell: &LIMIT, before: LIMIT.replace(n.map(|n| n.max(1))) };
     f()
+}
+
+/// Runs `job(0) … job(threads - 1)` at the same time, on threads of their own, each kept to one processor of the process
+/// where the system lets us: for measurements, which a thread that moves would spoil.
+pub fn on_processors(threads: usize, job: impl Fn(usize) + Sync) {
+    let processors = processors();
+    std::thread::scope(|scope| {
+        for i in 0..threads {
+            let (job, processors) = (&job, &processors);
+            scope.spawn(move || {
+                if !processors.is_empty() {
+                    keep_to(processors[i % processors.len()]);
+                }
+                job(i);
+            });
+        }
+    });
+}
+
+/// The processors that the calling thread may run on, where the system says so.
+fn processors() -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a set of processors is plain bits, of which all zero is the empty one.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: writes one set, and reads bits within it.
+        unsafe {
+            if libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) == 0 {
+                return (0..libc::CPU_SETSIZE as usize).filter(|&i| libc::CPU_ISSET(i, &set)).collect();
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// Keeps the calling thread to a processor, if the system lets us.
+fn keep_to(processor: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: as in `processors`; the processor is one that it found.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = processor;
 }
 
 /// How many threads the pool has, the caller among them: `LLMCORE_THREADS`, or what the CPU quota

@@ -149,8 +149,15 @@ impl Flat {
     }
 
     pub fn bytes(&self) -> usize {
-        let kept = self.kept.iter().filter_map(|(_, _, part)| Quantized::floats(part.form, part.n, part.k));
-        size_of_val(&*self.trained) + size_of_val(&*self.frozen) + kept.sum::<usize>() * size_of::<f32>()
+        let kept = self.kept.iter().map(|(_, _, part)| part.bytes()).sum::<usize>();
+        size_of_val(&*self.trained) + size_of_val(&*self.frozen) + kept
+    }
+
+    pub(super) fn matrix_bytes(&self, id: MatrixId) -> usize {
+        match &self.matrices[id.0 as usize] {
+            Held::Floats(place) => place.rows * place.columns * size_of::<f32>(),
+            Held::Kept(parts) => parts.iter().map(Quantized::bytes).sum(),
+        }
     }
 
     /// All floats from one on that train, or that are frozen.

@@ -209,6 +209,16 @@ impl Parameters {
         }
     }
 
+    /// Of each matrix the path of its first parameter, and its bytes in memory.
+    pub fn matrix_bytes(&self) -> Vec<(String, usize)> {
+        let (layout, bytes): (_, &dyn Fn(MatrixId) -> usize) = match self {
+            Parameters::Packed(packed) => (&packed.layout, &|id| packed.matrix_bytes(id)),
+            Parameters::Flat(flat) => (&flat.layout, &|id| flat.matrix_bytes(id)),
+        };
+        let matrices = (0u32..).map(MatrixId).zip(&layout.matrices);
+        matrices.map(|(id, parts)| (layout.info(parts[0]).path.clone(), bytes(id))).collect()
+    }
+
     pub fn vector(&self, id: VectorId) -> &[f32] {
         match self {
             Parameters::Packed(packed) => packed.vector(id),

@@ -14,8 +14,8 @@ pub struct Packed {
     vectors: Vec<Vec<f32>>,
     tables: Vec<Vec<f32>>,
     matrices: Vec<Factor<'static>>,
-    /// Floats that the matrices take.
-    packed: usize,
+    /// Floats of the arena that each matrix takes.
+    floats: Vec<usize>,
 }
 
 impl Packed {
@@ -29,20 +29,27 @@ impl Packed {
         loader.check()?;
         let vectors = layout.vectors.iter().map(|parts| loader.vector(parts)).collect::<Result<_>>()?;
         let tables = layout.tables.iter().map(|&id| loader.table(id)).collect::<Result<_>>()?;
-        let mut packed = 0usize;
+        let too_large = || Error::Memory { what: "the weights".into(), bytes: usize::MAX };
+        let mut floats = Vec::new();
+        let mut all = 0usize;
         for parts in &layout.matrices {
-            let floats = loader.floats(parts)?.and_then(|floats| floats.checked_add(packed));
-            packed = floats.ok_or(Error::Memory { what: "the weights".into(), bytes: usize::MAX })?;
+            let some = loader.floats(parts)?.ok_or_else(too_large)?;
+            floats.push(some);
+            all = all.checked_add(some).ok_or_else(too_large)?;
         }
-        let arena = Arena::with_capacity(packed)?;
+        let arena = Arena::with_capacity(all)?;
         let matrices =
             layout.matrices.iter().map(|parts| loader.matrix(parts, &arena)).collect::<Result<_>>()?;
-        Ok(Packed { layout, vectors, tables, matrices, packed })
+        Ok(Packed { layout, vectors, tables, matrices, floats })
     }
 
     pub fn bytes(&self) -> usize {
         let plain: usize = self.vectors.iter().chain(&self.tables).map(Vec::len).sum();
-        (plain + self.packed) * size_of::<f32>()
+        (plain + self.floats.iter().sum::<usize>()) * size_of::<f32>()
+    }
+
+    pub fn matrix_bytes(&self, id: MatrixId) -> usize {
+        self.floats[id.0 as usize] * size_of::<f32>()
     }
 
     pub fn vector(&self, id: VectorId) -> &[f32] {

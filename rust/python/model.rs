@@ -229,6 +229,11 @@ impl PyModel {
         self.run(py, |model| Ok(model.parameters().bytes()))
     }
 
+    /// Of each matrix the path of its first parameter, and the bytes that it takes.
+    fn matrix_bytes(&self, py: Python<'_>) -> PyResult<Vec<(String, usize)>> {
+        self.run(py, |model| Ok(model.parameters().matrix_bytes()))
+    }
+
     /// Bytes of keys and values that one position of a sequence takes.
     fn kv_bytes_per_position(&self, py: Python<'_>) -> PyResult<usize> {
         self.run(py, |model| Ok(model.cache_bytes_per_position()))

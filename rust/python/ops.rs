@@ -16,6 +16,7 @@ use crate::kernels::attention::{
     BLOCK, Bias, HeadRows, Heads, Item, KvView, attend, attention_probs, write_key, write_value,
 };
 use crate::kernels::{self, Matrix, MatrixMut, Precision, gemm, gemm_add};
+use crate::limits;
 use crate::simd::{self, Isa};
 use crate::threads;
 
@@ -27,6 +28,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(available_isas, module)?,
         wrap_pyfunction!(set_isa, module)?,
         wrap_pyfunction!(thread_count, module)?,
+        wrap_pyfunction!(measure_limits, module)?,
         wrap_pyfunction!(matmul, module)?,
         wrap_pyfunction!(softmax, module)?,
         wrap_pyfunction!(log_softmax, module)?,
@@ -58,6 +60,20 @@ fn available_isas() -> Vec<&'static str> {
 fn set_isa(name: &str) -> Result<()> {
     simd::set(Isa::from_name(name)?);
     Ok(())
+}
+
+/// What the machine can do at most with so many threads (all of the pool unless given), measured in about a second:
+/// operations in float32, on bfloat16 and on bytes, where a fused multiply-add counts as two, and bytes read from memory;
+/// each a second. Raises `ValueError` for no or too many threads; `MemoryError`.
+#[pyfunction]
+#[pyo3(signature = (threads=None))]
+fn measure_limits(py: Python<'_>, threads: Option<usize>) -> Result<(f64, f64, f64, f64)> {
+    let threads = threads.unwrap_or_else(threads::size);
+    if !(1..=threads::MOST).contains(&threads) {
+        return Err(Error::argument("threads", threads, format!("1 to {}", threads::MOST)));
+    }
+    let limits = py.detach(|| limits::measure(threads))?;
+    Ok((limits.float32, limits.bfloat16, limits.int8, limits.memory))
 }
 
 /// How many threads the pool has, the calling one among them.

@@ -71,6 +71,11 @@ impl Quantized {
         Some(n.div_ceil(LANES).checked_mul(PanelLayout::new(form, k).len)? / size_of::<f32>())
     }
 
+    /// Bytes of the panels.
+    pub fn bytes(&self) -> usize {
+        self.n.div_ceil(LANES) * self.layout.len
+    }
+
     /// Panel `p`.
     pub fn panel(&self, p: usize) -> &[u8] {
         assert!(p < self.n.div_ceil(LANES));
