@@ -3,7 +3,9 @@
 
 use std::marker::PhantomData;
 
-use crate::simd::{LANES, Op, Simd};
+use half::bf16;
+
+use crate::simd::{LANES, Op, Simd, prefetch};
 
 /// The most rows of one product. 12 rows by 2 panels fill 24 of AVX-512's 32 registers with accumulators; a step
 /// of k then takes 24 multiply-adds for 14 loads, and the machine does as many of both at a time. Half as
@@ -51,6 +53,56 @@ impl Form for ByRows {
     }
 }
 
+/// A number of B in memory, which is exactly a float32.
+pub trait Stored: Copy + Default {
+    /// # Safety
+    /// `at` is valid for reading 16 numbers.
+    unsafe fn load<S: Simd>(s: S, at: *const Self) -> S::F32;
+
+    /// The first `n` lanes; the others hold anything.
+    /// # Safety
+    /// `at` is valid for reading `n < 16` numbers.
+    #[inline(always)]
+    unsafe fn load_first<S: Simd>(s: S, at: *const Self, n: usize) -> S::F32 {
+        let mut numbers = [Self::default(); LANES];
+        // SAFETY: the caller vouches for n numbers, and there is room for 16.
+        unsafe {
+            std::ptr::copy_nonoverlapping(at, numbers.as_mut_ptr(), n);
+            Self::load(s, numbers.as_ptr())
+        }
+    }
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, at: *const f32) -> S::F32 {
+        // SAFETY: the caller's.
+        unsafe { s.load(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first<S: Simd>(s: S, at: *const f32, n: usize) -> S::F32 {
+        // SAFETY: the caller's.
+        unsafe { s.load_first(at, n) }
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, at: *const bf16) -> S::F32 {
+        // SAFETY: the caller vouches for 16 numbers of 2 bytes.
+        s.bfloat16(unsafe { &*at.cast() })
+    }
+}
+
+impl Stored for i8 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, at: *const i8) -> S::F32 {
+        // SAFETY: the caller vouches for 16 bytes.
+        s.floats_of_signed_bytes(unsafe { &*at.cast() })
+    }
+}
+
 /// What a step of k does: 32 bits of A and of B, and the sum so far.
 pub trait Term {
     fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32;
@@ -79,17 +131,20 @@ impl Term for Bfloat16 {
 ///
 /// Each element of C is one chain of [`Term`]s in the order of k, continued from C where `accumulate`
 /// says so; the number of rows and the cut of columns and of k do not change its bits. A is stored as
-/// its [`Form`] says. Columns come by the sixteen: 16 columns of row i of B are at
+/// its [`Form`] says; B is [`Stored`] in any type. Columns come by the sixteen: 16 columns of row i of B are at
 /// `b + panel · b_panel + i · b_k`.
 #[derive(Clone, Copy)]
-pub struct Product {
+pub struct Product<B = f32> {
     pub rows: usize,
     pub columns: usize,
     pub k: usize,
     pub a: *const f32,
-    pub b: *const f32,
+    pub b: *const B,
     pub b_panel: usize,
     pub b_k: usize,
+    /// How many bytes after the numbers of B that are read others lie that will be next, to ask for them
+    /// already; 0 for none. Products of [`MAX_ROWS`] wait for no memory and ask for none.
+    pub ahead: isize,
     pub c: *mut f32,
     pub c_row: usize,
     pub accumulate: bool,
@@ -97,20 +152,20 @@ pub struct Product {
     pub bias: *const f32,
 }
 
-impl Product {
+impl<B: Stored> Product<B> {
     /// # Safety
     /// The pointers are valid for the elements that the description names, C for writing and
     /// unshared; `rows` is [`MAX_ROWS`], or at most [`FEW_ROWS`].
     #[inline(always)]
     pub unsafe fn run<S: Simd, A: Form, T: Term>(self, s: S) {
         match self.rows {
-            1 => s.vectorize(Rows::<1, A, T>::new(self)),
-            2 => s.vectorize(Rows::<2, A, T>::new(self)),
-            3 => s.vectorize(Rows::<3, A, T>::new(self)),
-            4 => s.vectorize(Rows::<4, A, T>::new(self)),
-            5 => s.vectorize(Rows::<5, A, T>::new(self)),
-            FEW_ROWS => s.vectorize(Rows::<FEW_ROWS, A, T>::new(self)),
-            MAX_ROWS => s.vectorize(Rows::<MAX_ROWS, A, T>::new(self)),
+            1 => s.vectorize(Rows::<1, A, T, B>::new(self)),
+            2 => s.vectorize(Rows::<2, A, T, B>::new(self)),
+            3 => s.vectorize(Rows::<3, A, T, B>::new(self)),
+            4 => s.vectorize(Rows::<4, A, T, B>::new(self)),
+            5 => s.vectorize(Rows::<5, A, T, B>::new(self)),
+            FEW_ROWS => s.vectorize(Rows::<FEW_ROWS, A, T, B>::new(self)),
+            MAX_ROWS => s.vectorize(Rows::<MAX_ROWS, A, T, B>::new(self)),
             rows => debug_assert!(rows == 0, "{rows} rows"),
         }
     }
@@ -118,16 +173,16 @@ impl Product {
 
 /// A product of exactly `M` rows; made only by [`Product::run`], whose caller vouches for the
 /// pointers.
-struct Rows<const M: usize, A, T>(Product, PhantomData<(A, T)>);
+struct Rows<const M: usize, A, T, B>(Product<B>, PhantomData<(A, T)>);
 
-impl<const M: usize, A, T> Rows<M, A, T> {
+impl<const M: usize, A, T, B> Rows<M, A, T, B> {
     #[inline(always)]
-    fn new(product: Product) -> Self {
+    fn new(product: Product<B>) -> Self {
         Rows(product, PhantomData)
     }
 }
 
-impl<const M: usize, A: Form, T: Term> Op for Rows<M, A, T> {
+impl<const M: usize, A: Form, T: Term, B: Stored> Op for Rows<M, A, T, B> {
     type Output = ();
 
     #[inline(always)]
@@ -137,11 +192,11 @@ impl<const M: usize, A: Form, T: Term> Op for Rows<M, A, T> {
         // SAFETY: `Product::run`'s; each tile lies within the columns.
         unsafe {
             if S::WIDE || M <= FEW_ROWS {
-                columns::<S, M, T>(s, &p, strides);
+                columns::<S, M, T, B>(s, &p, strides);
             } else {
                 for half in 0..2 {
                     let (a, c) = (p.a.add(half * FEW_ROWS * strides.0), p.c.add(half * FEW_ROWS * p.c_row));
-                    columns::<S, FEW_ROWS, T>(s, &Product { a, c, ..p }, strides);
+                    columns::<S, FEW_ROWS, T, B>(s, &Product { a, c, ..p }, strides);
                 }
             }
         }
@@ -150,37 +205,41 @@ impl<const M: usize, A: Form, T: Term> Op for Rows<M, A, T> {
 
 /// All columns, by as many panels at a time as there are registers for.
 #[inline(always)]
-unsafe fn columns<S: Simd, const M: usize, T: Term>(s: S, p: &Product, strides: (usize, usize)) {
+unsafe fn columns<S: Simd, const M: usize, T: Term, B: Stored>(
+    s: S,
+    p: &Product<B>,
+    strides: (usize, usize),
+) {
     let mut column = 0;
     // SAFETY: `Product::run`'s; each tile lies within the columns.
     unsafe {
         if M == 1 || S::WIDE && M <= FEW_ROWS {
             while p.columns - column >= 4 * LANES {
-                tile::<S, M, 4, T>(s, p, strides, column);
+                tile::<S, M, 4, T, B>(s, p, strides, column);
                 column += 4 * LANES;
             }
         }
         if S::WIDE || M <= 3 {
             while p.columns - column >= 2 * LANES {
-                tile::<S, M, 2, T>(s, p, strides, column);
+                tile::<S, M, 2, T, B>(s, p, strides, column);
                 column += 2 * LANES;
             }
         }
         while p.columns - column >= LANES {
-            tile::<S, M, 1, T>(s, p, strides, column);
+            tile::<S, M, 1, T, B>(s, p, strides, column);
             column += LANES;
         }
         if p.columns > column {
-            last_tile::<S, M, T>(s, p, strides, column, p.columns - column);
+            last_tile::<S, M, T, B>(s, p, strides, column, p.columns - column);
         }
     }
 }
 
 /// `M` rows by `P` panels from `column` on.
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const P: usize, T: Term>(
+unsafe fn tile<S: Simd, const M: usize, const P: usize, T: Term, B: Stored>(
     s: S,
-    p: &Product,
+    p: &Product<B>,
     (a_row, a_k): (usize, usize),
     column: usize,
 ) {
@@ -200,7 +259,10 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize, T: Term>(
         for _ in 0..p.k {
             let mut weights = [s.splat(0.0); P];
             for j in 0..P {
-                weights[j] = s.load(b.add(j * p.b_panel));
+                weights[j] = B::load(s, b.add(j * p.b_panel));
+                if M <= FEW_ROWS && p.ahead != 0 {
+                    prefetch(b.wrapping_add(j * p.b_panel).wrapping_byte_offset(p.ahead));
+                }
             }
             for r in 0..M {
                 let x = s.splat(*a.add(r * a_row));
@@ -227,9 +289,9 @@ unsafe fn tile<S: Simd, const M: usize, const P: usize, T: Term>(
 
 /// `M` rows by the last `n < 16` columns; touches no float of B or C beyond them.
 #[inline(always)]
-unsafe fn last_tile<S: Simd, const M: usize, T: Term>(
+unsafe fn last_tile<S: Simd, const M: usize, T: Term, B: Stored>(
     s: S,
-    p: &Product,
+    p: &Product<B>,
     (a_row, a_k): (usize, usize),
     column: usize,
     n: usize,
@@ -245,7 +307,7 @@ unsafe fn last_tile<S: Simd, const M: usize, T: Term>(
             }
         }
         for i in 0..p.k {
-            let weights = s.load_first(b.add(i * p.b_k), n);
+            let weights = B::load_first(s, b.add(i * p.b_k), n);
             for r in 0..M {
                 let x = s.splat(*p.a.add(r * a_row + i * a_k));
                 sum[r] = T::add(s, x, weights, sum[r]);

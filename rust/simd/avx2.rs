@@ -371,6 +371,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn bfloat16(self, x: &[u8; 32]) -> F32 {
+        let (parts, _) = x.as_chunks::<16>();
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(parts[0].as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(parts[1].as_ptr().cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn floats_of_bytes(self, x: &[u8; 16]) -> F32 {
         unsafe {
             let bytes = _mm_loadu_si128(x.as_ptr().cast());

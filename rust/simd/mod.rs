@@ -131,6 +131,8 @@ pub trait Simd: Copy {
     fn round_to_bytes(self, x: Self::F32) -> [i8; LANES];
     /// 16 float16, little-endian.
     fn halves(self, x: &[u8; 2 * LANES]) -> Self::F32;
+    /// 16 bfloat16, little-endian: the upper halves of the float32.
+    fn bfloat16(self, x: &[u8; 2 * LANES]) -> Self::F32;
     fn floats_of_bytes(self, x: &[u8; LANES]) -> Self::F32;
     fn floats_of_signed_bytes(self, x: &[u8; LANES]) -> Self::F32;
 

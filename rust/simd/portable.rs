@@ -231,6 +231,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn bfloat16(self, x: &[u8; 2 * LANES]) -> F32 {
+        std::array::from_fn(|i| f32::from_bits(u32::from_le_bytes([0, 0, x[2 * i], x[2 * i + 1]])))
+    }
+
+    #[inline(always)]
     fn floats_of_bytes(self, x: &[u8; LANES]) -> F32 {
         x.map(f32::from)
     }

@@ -407,6 +407,7 @@ impl<T: Term> Chunk<'_, T> {
                         b,
                         b_panel,
                         b_k: LANES,
+                        ahead: 0,
                         c: block.c.get().add(strip.start * block.c_row + self.columns.start),
                         c_row: block.c_row,
                         accumulate: block.accumulate || part.start > 0,
