@@ -43,13 +43,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A buffer of `len` floats: the smallest that has the room and not more than twice as much.
+    /// A buffer of `len` floats: one that was of this length, since a longer one has to be filled up, else the
+    /// smallest that has the room and not more than twice as much.
     fn take(&mut self, len: usize) -> Vec<f32> {
         self.out += 1;
         self.most_out = self.most_out.max(self.out);
         let fits = |buffer: &Vec<f32>| (len..=2 * len).contains(&buffer.capacity());
         let fitting = (0..self.free.len()).filter(|&i| fits(&self.free[i]));
-        match fitting.min_by_key(|&i| self.free[i].capacity()) {
+        match fitting.min_by_key(|&i| (self.free[i].len() != len, self.free[i].capacity())) {
             Some(index) => {
                 let mut buffer = self.free.swap_remove(index);
                 buffer.resize(len, 0.0);
