@@ -26,12 +26,12 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An empty vector with room for `len` floats, or the error that `what` needs too many.
-pub fn room(len: usize, what: &str) -> Result<Vec<f32>> {
-    let mut floats = Vec::new();
-    match floats.try_reserve_exact(len) {
-        Ok(()) => Ok(floats),
-        Err(_) => Err(Error::Memory { what: what.to_owned(), bytes: len.saturating_mul(size_of::<f32>()) }),
+/// An empty vector with room for `len` values, or the error that `what` needs too many.
+pub fn room<T>(len: usize, what: &str) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(len) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(Error::Memory { what: what.to_owned(), bytes: len.saturating_mul(size_of::<T>()) }),
     }
 }
 

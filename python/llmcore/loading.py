@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from llmcore.training.lora import LoRA
     from llmcore.training.model import TrainableModel
 
-__all__ = ["load"]
+__all__ = ["DTYPES", "load"]
+
+DTYPES = ("auto", "float32", "int8", "int4")
+"""How weights can be kept."""
 
 
 @overload
@@ -48,7 +51,10 @@ def load(
     Args:
         source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
         dtype: "auto" keeps quantised weights as the file has them, and rounds what they are multiplied with
-            to bytes, 32 numbers at a time with a scale of their own; "float32" expands them.
+            to bytes, 32 numbers at a time with a scale of their own; "float32" expands them. "int8" and
+            "int4" round the matrices of a checkpoint in floats to blocks of 32 numbers, 8.5 bits (Q8_0) and
+            5 bits (Q4_1) a number; a matrix whose rows are no multiple of 32 stays float32. With `trainable`
+            that is for matrices that are frozen.
         threads: At most so many threads for each call; all of the process's processors unless given.
         trainable: For a model that also trains (`llmcore.training.TrainableModel`).
         precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".
@@ -59,8 +65,8 @@ def load(
 
     Raises:
         FileNotFoundError: nothing is found under the name; says where it was looked for.
-        ValueError: a file that is not what it claims to be, an architecture that is not supported, or an
-            argument out of range.
+        ValueError: a file that is not what it claims to be, an architecture that is not supported, an
+            argument out of range, or "int8" or "int4" of what is quantised otherwise already.
         TypeError: a source that is no path.
 
     Warns:
@@ -68,8 +74,8 @@ def load(
     """
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"source: found {type(source).__name__}, expected a path or a name")
-    if dtype not in ("auto", "float32"):
-        raise ValueError(f"dtype: found {dtype!r}, expected 'auto' or 'float32'")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: found {dtype!r}, expected one of {', '.join(map(repr, DTYPES))}")
     checkpoint = open_checkpoint(hub.resolve(source))
     if not trainable:
         if adapter is not None or frozen or precision != "float32":

@@ -23,6 +23,7 @@ pub mod gguf;
 pub(crate) mod json;
 mod kquants;
 pub(crate) mod metadata;
+pub mod quantize;
 mod quants;
 pub mod safetensors;
 mod tensors;

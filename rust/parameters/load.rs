@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::{Layout, ParamId, ParamInfo, Storage, View};
 use crate::error::{Error, Result, room};
 use crate::formats::blocks::{self, Form};
+use crate::formats::quantize::quantize;
 use crate::formats::{DType, TensorSource, first_non_finite};
 use crate::interrupt;
 use crate::kernels::Factor;
@@ -52,7 +53,19 @@ impl Loader<'_> {
                 (_, false) => vec![rows, info.width()],
                 (_, true) => vec![info.width(), rows],
             };
-            let found = &self.source.info(&view.tensor)?.shape;
+            let tensor = self.source.info(&view.tensor)?;
+            if let Storage::Quantized(dtype) = self.storage
+                && Form::of(tensor.dtype).is_some()
+                && tensor.dtype != dtype
+            {
+                return Err(Error::file(
+                    self.source.path(),
+                    format!("type of {:?}", view.tensor),
+                    format!("{}, which is quantised already", tensor.dtype.name()),
+                    format!("floats, or {} (dtype \"auto\" keeps what is stored)", dtype.name()),
+                ));
+            }
+            let found = &tensor.shape;
             if *found != expected {
                 let expected = format!("{expected:?} (for {})", info.path);
                 return Err(Error::file(
@@ -125,8 +138,14 @@ impl Loader<'_> {
         self.source.release_pages(&view.tensor)
     }
 
-    /// The types of a matrix's parts, if it is kept as it is stored: all of them are quantised.
+    /// The types of a matrix's parts, if it is kept in blocks: as they are stored, where all of them are quantised, or
+    /// rounded.
     fn quantized(&self, parts: &[ParamId]) -> Result<Option<Vec<DType>>> {
+        if let Storage::Quantized(dtype) = self.storage {
+            let fits = self.layout.size(parts).1.is_multiple_of(dtype.block().0)
+                && !parts.iter().any(|&part| self.layout.info(part).added);
+            return Ok(fits.then(|| vec![dtype; parts.len()]));
+        }
         let dtype = |&part: &ParamId| {
             if self.layout.info(part).added {
                 return Ok(None);
@@ -136,8 +155,8 @@ impl Loader<'_> {
             Ok(Some(dtype).filter(|&dtype| Form::of(dtype).is_some() && !view.transpose))
         };
         match self.storage {
-            Storage::Float32 => Ok(None),
             Storage::AsStored => parts.iter().map(dtype).collect(),
+            Storage::Float32 | Storage::Quantized(_) => Ok(None),
         }
     }
 
@@ -166,17 +185,61 @@ impl Loader<'_> {
         }
     }
 
-    /// A parameter as it is stored.
+    /// A parameter in blocks: as it is stored, or rounded to that.
     fn blocks(&self, part: ParamId, dtype: DType, arena: &Arc<Arena>) -> Result<Quantized> {
         let info = self.layout.info(part);
         let view = self.view(info)?;
+        let (n, k) = (info.rows(), info.width());
         let failed = Failed::default();
-        let matrix = arena.quantized(dtype, info.rows(), info.width(), |row, out| {
-            failed.keep(self.stored_row(view, dtype, view.source_row(row, info.rows()), out));
-        })?;
+        let stored = self.source.info(&view.tensor)?.dtype;
+        let matrix =
+            if stored == dtype && !view.transpose {
+                arena.quantized(dtype, n, k, |row, out| {
+                    failed.keep(self.stored_row(view, dtype, view.source_row(row, n), out));
+                })?
+            } else if view.transpose {
+                // A row of outputs stands in all rows of the file: once through it is quicker than once for each.
+                let panels = Panels::pack_transposed(n, k, |input, row| {
+                    failed.keep(self.input_row(&[info], &[view], input, row));
+                })?;
+                arena.quantized(dtype, n, k, |row, out| {
+                    failed.keep(self.rounded(view, dtype, row, k, out, |values| {
+                        panels.row(row, values);
+                        Ok(())
+                    }));
+                })?
+            } else {
+                arena.quantized(dtype, n, k, |row, out| {
+                    let source_row = view.source_row(row, n);
+                    failed.keep(self.rounded(view, dtype, source_row, k, out, |values| {
+                        self.read(view, source_row, values)
+                    }));
+                })?
+            };
         failed.check()?;
         self.source.release_pages(&view.tensor)?;
         Ok(matrix)
+    }
+
+    /// A row of `k` numbers, which `read` gives, rounded to blocks.
+    fn rounded(
+        &self,
+        view: &View,
+        dtype: DType,
+        row: usize,
+        k: usize,
+        out: &mut [u8],
+        read: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        ROW.with_borrow_mut(|values| {
+            values.resize(k, 0.0);
+            read(values)?;
+            quantize(dtype, values, out);
+            let Some((block, found)) = blocks::first_non_finite(dtype, out) else { return Ok(()) };
+            let name = format!("tensor {:?}", view.tensor);
+            let found = format!("{found} for a scale of {} at row {row}, block {block}", dtype.name());
+            Err(Error::file(self.source.path(), name, found, "numbers that float16 has a scale for"))
+        })
     }
 
     fn stored_row(&self, view: &View, dtype: DType, row: usize, out: &mut [u8]) -> Result<()> {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 
 use crate::error::Result;
-use crate::formats::TensorSource;
+use crate::formats::{DType, TensorSource};
 use crate::kernels::Factor;
 
 mod flat;
@@ -157,6 +157,9 @@ pub enum Storage {
     /// Quantised as the checkpoint has them; else as float32.
     AsStored,
     Float32,
+    /// Rounded to a type that [`can_quantize`](crate::formats::quantize::can_quantize): a matrix whose inputs are no
+    /// multiple of its block stays float32, and what is quantised otherwise is refused.
+    Quantized(DType),
 }
 
 /// The parameters of a model.

@@ -3,15 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use numpy::{Element, PyArray1, PyArrayMethods, PyUntypedArray};
+use numpy::{Element, PyArray1, PyArrayMethods, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
-use crate::error::{Result, room};
+use crate::error::{Error, Result, room};
 use crate::formats::metadata::Kind;
-use crate::formats::{Array, Gguf, TensorSource, Value, safetensors};
+use crate::formats::quantize::{can_quantize, quantize as quantize_row};
+use crate::formats::{Array, DType, Gguf, TensorSource, Value, blocks, first_non_finite, safetensors};
 use crate::interrupt;
+use crate::threads;
 
 /// The Rust side of a `SafeTensors` or `Gguf`.
 pub fn source(object: &Bound<'_, PyAny>) -> PyResult<Arc<dyn TensorSource>> {
@@ -185,6 +187,44 @@ fn read_all(source: &dyn TensorSource, name: &str) -> Result<Vec<f32>> {
     Ok(values)
 }
 
+/// x [rows, k], k a multiple of 32, as the bytes of blocks of a type, "Q8_0", "Q4_0" or "Q4_1", [rows, bytes]. Raises
+/// `ValueError`: another type or width, or numbers that are not finite or need a scale that float16 has no number for.
+#[pyfunction]
+fn quantize<'py>(
+    py: Python<'py>,
+    x: PyReadonlyArray2<'py, f32>,
+    dtype: &str,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let [rows, k] = [x.shape()[0], x.shape()[1]];
+    let dtype = DType::ALL.iter().copied().find(|known| known.name() == dtype && can_quantize(*known));
+    let dtype = dtype.ok_or_else(|| Error::argument("dtype", "another type", "Q8_0, Q4_0 or Q4_1"))?;
+    let (elements, bytes) = dtype.block();
+    if !k.is_multiple_of(elements) {
+        return Err(Error::argument("x", format!("rows of {k}"), format!("a multiple of {elements}")).into());
+    }
+    let x = x.as_slice()?;
+    let row_bytes = k / elements * bytes;
+    let blocks = py.detach(|| {
+        let wrong = |found: f32, at: usize| {
+            let found = format!("{found} at number {} of row {}", at % k, at / k);
+            Err(Error::argument("x", found, "finite numbers that float16 has a scale for"))
+        };
+        if let Some(at) = first_non_finite(x) {
+            return wrong(x[at], at);
+        }
+        let mut blocks = room(rows * row_bytes, "blocks")?;
+        blocks.resize(rows * row_bytes, 0);
+        threads::for_each_mut(&mut blocks, row_bytes, |row, out| {
+            quantize_row(dtype, &x[row * k..][..k], out)
+        });
+        match blocks::first_non_finite(dtype, &blocks) {
+            Some((block, _)) => wrong(x[block * elements], block * elements),
+            None => Ok(blocks),
+        }
+    })?;
+    Ok(PyArray1::from_vec(py, blocks).reshape([rows, row_bytes])?.as_untyped().clone())
+}
+
 fn value_to_python<'py>(py: Python<'py>, value: Value<'_>) -> PyResult<Bound<'py, PyAny>> {
     Ok(match value {
         Value::U8(x) => x.into_pyobject(py)?.into_any(),
@@ -247,6 +287,7 @@ fn numbers<'py, T: Element, const N: usize>(
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(quantize, module)?)?;
     module.add_class::<PySafeTensors>()?;
     module.add_class::<PyGguf>()
 }

@@ -10,6 +10,7 @@ use super::formats::source;
 use super::lent::Lendable;
 use crate::blocks::tape::Dropout;
 use crate::error::{Error, Result};
+use crate::formats::DType;
 use crate::model::{self, Arena, Batch, CHUNK, Loss, Model, Trainable};
 use crate::parameters::{Storage, View};
 use crate::random::Philox;
@@ -79,7 +80,8 @@ impl PyModel {
     /// Compiles a description and loads its parameters.
     ///
     /// `description` is JSON, what `llmcore.blocks.describe` gives; `views` is JSON, a table of `View`s by the
-    /// path of the parameter. `dtype` keeps matrices as they are stored ("auto") or expands them ("float32").
+    /// path of the parameter. `dtype` keeps matrices as they are stored ("auto"), expands them ("float32"), or rounds
+    /// them to Q8_0 ("int8") or Q4_1 ("int4").
     /// `trainable` makes a model that trains: JSON, the fields of [`Trainable`]. Raises
     /// `ValueError`, which names the parameter or tensor, what was found and what was expected; `MemoryError`.
     #[new]
@@ -99,7 +101,12 @@ impl PyModel {
         let storage = match dtype {
             "auto" => Storage::AsStored,
             "float32" => Storage::Float32,
-            _ => return Err(Error::argument("dtype", format!("{dtype:?}"), "'auto' or 'float32'").into()),
+            "int8" => Storage::Quantized(DType::Q8_0),
+            "int4" => Storage::Quantized(DType::Q4_1),
+            _ => {
+                let expected = "'auto', 'float32', 'int8' or 'int4'";
+                return Err(Error::argument("dtype", format!("{dtype:?}"), expected).into());
+            }
         };
         let model = py.detach(|| {
             let views: HashMap<String, View> = serde_json::from_str(views)
