@@ -54,3 +54,15 @@ def test_an_error_is_one_line(tmp_path):
     assert result.stderr.startswith(
         f"llmcore: {tmp_path / 'thesis'}: found 'chapter.tex', expected a new folder"
     )
+
+
+def test_quantize(tmp_path):
+    out = tmp_path / "x.gguf"
+    result = CliRunner().invoke(
+        cli.app, ["quantize", str(TINY / "llama"), str(out), "--type", "q8_0", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"bytes": out.stat().st_size, "path": str(out)}
+    assert Gguf(out).info("blk.0.attn_q.weight")[1] == "Q8_0"
+    result = CliRunner().invoke(cli.app, ["quantize", str(TINY / "llama"), str(tmp_path / "x")])
+    assert result.exit_code == 2 and "expected a name that" in result.stderr

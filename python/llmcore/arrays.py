@@ -10,7 +10,18 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NUMPY_TYPES", "LazyArray", "Tensors", "bfloat16_bits", "lazy", "write_array"]
+from llmcore._core import quantize
+
+__all__ = [
+    "BLOCK",
+    "BLOCK_BYTES",
+    "NUMPY_TYPES",
+    "LazyArray",
+    "Tensors",
+    "bfloat16_bits",
+    "lazy",
+    "write_array",
+]
 
 NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -29,6 +40,12 @@ NUMPY_TYPES: Mapping[str, np.dtype[Any]] = {
 }
 """What NumPy calls the types of files, whose bytes are little-endian; of bfloat16 it has the bits."""
 
+BLOCK = 32
+"""Numbers of a block of ggml's that can be written."""
+
+BLOCK_BYTES: Mapping[str, int] = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}
+"""Bytes of such blocks, by the name of their type."""
+
 _PIECE = 1 << 22
 """Elements that are converted and written together; between two pieces Ctrl-C is noticed."""
 
@@ -38,10 +55,13 @@ class LazyArray:
     """A tensor whose numbers are asked for when they are written, one tensor at a time.
 
     Attributes:
-        dtype: The type in the file, by its name there: `"F32"`, `"F16"`, `"BF16"`, `"I64"`, …
-        shape: Its shape, outermost dimension first.
-        read: Gives the numbers, in that shape and NumPy's type for `dtype` (of bfloat16 the bits, uint16); or
-            float32, which is rounded to nearest, ties to even, where `dtype` is `"F16"` or `"BF16"`.
+        dtype: The type in the file, by its name there: `"F32"`, `"F16"`, `"BF16"`, `"I64"`, …; in GGUF also
+            one of `BLOCK_BYTES`.
+        shape: Its shape, outermost dimension first; of blocks, two dimensions, the last a multiple of
+        `BLOCK`. read: Gives the numbers, in that shape and NumPy's type for `dtype` (of bfloat16 the bits,
+        uint16); or
+            float32, which is rounded to nearest, ties to even, where `dtype` is `"F16"` or `"BF16"`, and to
+            blocks where it is that (`rust/formats/quantize.rs`).
     """
 
     dtype: str
@@ -51,6 +71,8 @@ class LazyArray:
     @property
     def size(self) -> int:
         """Bytes in the file."""
+        if self.dtype in BLOCK_BYTES:
+            return math.prod(self.shape) // BLOCK * BLOCK_BYTES[self.dtype]
         return math.prod(self.shape) * NUMPY_TYPES[self.dtype].itemsize
 
 
@@ -79,12 +101,22 @@ def write_array(file: BinaryIO, array: LazyArray, name: str) -> None:
     """Writes the numbers of a tensor, the last dimension fastest.
 
     Raises:
-        ValueError: the array that is read has another shape or type than was announced, or a number is too
-            large for float16; names the tensor.
+        ValueError: the array that is read has another shape or type than was announced, or a number, or a
+            block's scale, is too large for float16; names the tensor.
     """
-    values, kind = array.read(), NUMPY_TYPES[array.dtype]
+    values = array.read()
     if values.shape != array.shape:
         raise ValueError(f"{name}: found shape {list(values.shape)}, expected {list(array.shape)}")
+    if array.dtype in BLOCK_BYTES:
+        step = max(1, _PIECE // array.shape[1])
+        for start in range(0, array.shape[0], step):
+            try:
+                blocks = quantize(np.ascontiguousarray(values[start : start + step]), array.dtype)
+            except ValueError as error:
+                raise ValueError(f"{name}, from row {start} on: {error}") from None
+            file.write(blocks.data)
+        return
+    kind = NUMPY_TYPES[array.dtype]
     rounded = values.dtype == np.float32 and array.dtype in ("F16", "BF16")
     if not rounded and values.dtype.newbyteorder("<") != kind:
         raise ValueError(f"{name}: found {values.dtype}, expected {kind.name} for {array.dtype}")

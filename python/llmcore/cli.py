@@ -1,5 +1,5 @@
-"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `convert`, `pull`, `info`, and those
-that come late (`LATE`).
+"""The command line: `generate`, `chat`, `tokenize`, `train-tokenizer`, `convert`, `quantize`, `pull`, `info`,
+and those that come late (`LATE`).
 
 Standard output holds the result and nothing else; progress and remarks go to standard error. Exit
 codes: 0; 1 when something failed, with one line on standard error (LLMCORE_DEBUG=1 shows the
@@ -27,7 +27,7 @@ import typer.core
 import typer.main
 
 from llmcore import __version__, hub
-from llmcore.cli_convert import convert
+from llmcore.cli_convert import convert, quantize
 
 if TYPE_CHECKING:
     from llmcore.generation import Completion, Piece
@@ -576,6 +576,7 @@ def memory_size(text: str) -> int:
 
 
 command(convert)
+command(quantize)
 
 
 @command

@@ -1,4 +1,4 @@
-"""The command `llmcore convert`."""
+"""The commands `llmcore convert` and `llmcore quantize`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["convert"]
+__all__ = ["convert", "quantize"]
 
 
 class Format(str, Enum):
@@ -55,5 +55,41 @@ def convert(
     checkpoint = open_checkpoint(hub.resolve(source))
     write = to_gguf if to is Format.GGUF else to_folder
     write(checkpoint, out, dtype.value)
+    say_what_is_written(out, as_json)
+
+
+class Type(str, Enum):
+    """Blocks that matrices can be rounded to."""
+
+    Q8_0 = "q8_0"
+    Q4_1 = "q4_1"
+    Q4_0 = "q4_0"
+
+
+def quantize(
+    source: Annotated[
+        str, typer.Argument(help="A folder, a .gguf file in floats, a hub id or a short name.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The .gguf file to write.")],
+    kind: Annotated[
+        Type, typer.Option("--type", help="What matrices are rounded to: 8.5, 5 or 4.5 bits a number.")
+    ] = Type.Q4_1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Quantise a checkpoint into a GGUF file, for llama.cpp too.
+
+    The tokenizer goes with it. q8_0 is what --dtype int8 computes with, q4_1 what --dtype int4 does.
+    """
+    from llmcore import convert, hub
+    from llmcore.checkpoint import open_checkpoint
+
+    if out.suffix.lower() != ".gguf":
+        raise typer.BadParameter(f"found {str(out)!r}, expected a name that ends in .gguf", param_hint="OUT")
+    convert.quantize(open_checkpoint(hub.resolve(source)), out, kind.value)
+    say_what_is_written(out, as_json)
+
+
+def say_what_is_written(out: Path, as_json: bool) -> None:
+    """How many bytes, and where."""
     size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir()))
     typer.echo(json.dumps({"bytes": size, "path": str(out)}) if as_json else f"{size:,} bytes in {out}")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmcore.arrays import LazyArray, Tensors, lazy, write_array
+from llmcore.arrays import BLOCK, BLOCK_BYTES, LazyArray, Tensors, lazy, write_array
 from llmcore.files import errors_name_file, written_whole
 
 __all__ = ["write_gguf"]
@@ -31,7 +31,10 @@ _VALUE_TYPES = {
 }  # fmt: skip
 """The numbers of metadata's types, by NumPy's names."""
 
-_TENSOR_TYPES = {"F32": 0, "F16": 1, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28, "BF16": 30}
+_TENSOR_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "I8": 24, "I16": 25, "I32": 26, "I64": 27, "F64": 28,
+    "BF16": 30,
+}  # fmt: skip
 """ggml's numbers of the types of tensors."""
 
 
@@ -49,7 +52,9 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensor
         OSError: the file cannot be written; names it.
     """
     path = Path(path)
-    arrays = {name: lazy(array, name) for name, array in tensors.items()}
+    arrays = {
+        name: array if isinstance(array, LazyArray) else lazy(array, name) for name, array in tensors.items()
+    }
     head = struct.pack("<4sIQQ", b"GGUF", _VERSION, len(arrays), len(metadata))
     head += b"".join(_string(key) + _value(key, value) for key, value in metadata.items())
     head += _places(arrays)
@@ -68,6 +73,11 @@ def _places(arrays: Mapping[str, LazyArray]) -> bytes:
             raise ValueError(f"{name}: found type {array.dtype}, expected one of {', '.join(_TENSOR_TYPES)}")
         if len(array.shape) > _MOST_DIMS:
             raise ValueError(f"{name}: found {len(array.shape)} dimensions, expected at most {_MOST_DIMS}")
+        if array.dtype in BLOCK_BYTES and (len(array.shape) != 2 or array.shape[1] % BLOCK):
+            expected = f"rows of a multiple of {BLOCK}"
+            raise ValueError(
+                f"{name}: found shape {list(array.shape)}, expected {expected} for {array.dtype}"
+            )
         dims = struct.pack(f"<I{len(array.shape)}Q", len(array.shape), *reversed(array.shape))
         out += _string(name) + dims + struct.pack("<IQ", _TENSOR_TYPES[array.dtype], start)
         start += array.size + _padding(array.size)

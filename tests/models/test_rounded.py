@@ -6,14 +6,14 @@ import shutil
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, quants
+from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.numpy import load_file, save_file
 from test_layouts import IDS
 
 import llmcore
 from llmcore import _core
 from llmcore.checkpoint import open_checkpoint
-from llmcore.convert import to_gguf
+from llmcore.convert import quantize, to_gguf
 from llmcore.training import AdamW, LoRA, new_model
 
 TYPES = {"int8": "Q8_0", "int4": "Q4_1"}
@@ -105,3 +105,49 @@ def test_adapters_train_on_a_rounded_base(folder, dtype):
 def test_another_dtype(folder):
     with pytest.raises(ValueError, match=r"dtype: found 'int3', expected one of 'auto', 'float32'"):
         llmcore.load(folder, dtype="int3")
+
+
+@pytest.mark.parametrize("kind", TYPES.values())
+@pytest.mark.parametrize("from_gguf", [False, True])
+def test_a_file_of_blocks_says_the_same(folder, tmp_path, kind, from_gguf):
+    """`quantize` writes what `dtype=` makes in memory: the logits are the same bits."""
+    dtype = next(dtype for dtype, known in TYPES.items() if known == kind)
+    source = folder
+    if from_gguf:
+        to_gguf(open_checkpoint(folder), source := tmp_path / "floats.gguf", "bfloat16")
+    quantize(open_checkpoint(source), tmp_path / "x.gguf", kind.lower())
+    expected = llmcore.load(source, dtype=dtype).logits(IDS)
+    np.testing.assert_array_equal(llmcore.load(tmp_path / "x.gguf").logits(IDS), expected)
+    np.testing.assert_array_equal(llmcore.load(tmp_path / "x.gguf", dtype=dtype).logits(IDS), expected)
+
+
+def test_a_file_of_blocks_as_the_package_gguf_reads_it(folder, tmp_path):
+    to_gguf(open_checkpoint(folder), tmp_path / "floats.gguf")
+    floats = {tensor.name: tensor for tensor in GGUFReader(tmp_path / "floats.gguf").tensors}
+    for kind, file_type in (("Q8_0", 7), ("Q4_1", 3), ("Q4_0", 2)):
+        quantize(open_checkpoint(folder), tmp_path / "x.gguf", kind.lower())
+        reader = GGUFReader(tmp_path / "x.gguf")
+        assert reader.fields["general.file_type"].contents() == file_type
+        assert {tensor.name for tensor in reader.tensors} == set(floats)
+        for tensor in reader.tensors:
+            values = floats[tensor.name].data
+            rounded = tensor.name.endswith("weight") and values.ndim == 2 and "position" not in tensor.name
+            assert tensor.tensor_type.name == (kind if rounded else "F32")
+            found = quants.dequantize(tensor.data, tensor.tensor_type) if rounded else tensor.data
+            assert np.abs(found - values).max() <= (np.abs(values).max() / 6 if rounded else 0)
+
+
+def test_what_is_no_source_of_blocks(folder, tmp_path, smollm2_path):
+    with pytest.raises(ValueError, match=r"found Q8_0, expected floats \(F32, F16, BF16\)"):
+        quantize(open_checkpoint(smollm2_path), tmp_path / "x.gguf")
+    with pytest.raises(ValueError, match="type: found 'q4_k', expected one of 'q8_0'"):
+        quantize(open_checkpoint(folder), tmp_path / "x.gguf", "q4_k")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name, values in tensors.items() if values.ndim == 2 and "mlp" in name)
+    tensors[name][3, 33] = 1e9
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"blk\.0\.ffn_.*\.weight, from row 0 on: .* expected finite numbers"
+    ):
+        quantize(open_checkpoint(folder), tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
