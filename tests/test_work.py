@@ -45,6 +45,8 @@ def test_quantised_weights_are_read_as_they_are_kept(smollm2_path):
     work = Work.of(llmcore.load(smollm2_path))
     weights = sum(work.layers) + work.head
     assert 20 / 32 < work.weight_bytes / weights < 1.2 * 20 / 32
+    assert work.precision == "int8"
+    assert Work.of(llmcore.load(smollm2_path, dtype="float32")).precision == "float32"
 
 
 def test_limits():

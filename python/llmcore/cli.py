@@ -40,7 +40,7 @@ __all__ = ["app"]
 DEFAULT_MODEL = "smollm2-135m-instruct"
 CHAT_TOKENS = 1024
 
-LATE = {"train": "llmcore.cli_training", "plot": "llmcore.cli_training"}
+LATE = {"bench": "llmcore.cli_bench", "train": "llmcore.cli_training", "plot": "llmcore.cli_training"}
 """Commands of other modules, which are imported when such a command, or help, is asked for."""
 
 

@@ -88,6 +88,12 @@ class Work:
             kv_bytes=model.core.kv_bytes_per_position(),
         )
 
+    @property
+    def precision(self) -> str:
+        """What products multiply in, by the size of a weight: "float32", "bfloat16" or "int8"."""
+        size = self.weight_bytes / (sum(self.layers) + self.head)
+        return "float32" if size > 3 else "bfloat16" if size > 1.5 else "int8"
+
     def prefill_operations(self, tokens: int) -> int:
         """Of a prompt up to its next token: every token goes through every layer but the last, of which it
         needs keys and values; the last token through the rest of that layer and the head. A query meets the
