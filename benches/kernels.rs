@@ -19,7 +19,7 @@ use llmcore::limits::{self, Limits};
 use llmcore::random::Philox;
 use llmcore::simd;
 use llmcore::threads;
-use llmcore::weights::{Arena, Panels, Quantized};
+use llmcore::weights::{Arena, Element, Panels, Quantized};
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
@@ -30,24 +30,31 @@ fn main() {
         "peak: {flops:.0} GFLOP/s of float32, {bfloat16_peak:.0} of bfloat16, {bytes_peak:.0} of bytes; {bandwidth:.1} GB/s"
     );
     let wanted = |name: &str| name.contains(&filter);
-    for (n, k) in [(576, 576), (960, 576), (3072, 576), (576, 1536)] {
-        for rows in [64, 512] {
-            let name = format!("gemm {rows} x {k} -> {n}");
-            if wanted(&name) {
-                let (panels, a, mut out) = product(n, k, rows);
-                let seconds = best(|| multiply(&a, rows, &panels, &mut out));
-                let speed = 2.0 * (rows * n * k) as f64 / seconds / 1e9;
-                println!("{name:32} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / flops);
+    for (element, peak) in
+        [(Element::Float32, flops), (Element::Float16, flops), (Element::Bfloat16, bfloat16_peak)]
+    {
+        let smollm2 = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
+        let gpt2 = [(2304, 768), (768, 768), (3072, 768), (768, 3072)];
+        for (n, k) in smollm2.into_iter().chain(gpt2) {
+            for rows in [64, 512] {
+                let name = format!("gemm {element:?} {rows} x {k} -> {n}");
+                if wanted(&name) {
+                    let panels = Panels::pack(element, n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap();
+                    let (a, mut out) = (noise(rows * k), vec![0.0; rows * n]);
+                    let seconds = best(|| multiply(&a, rows, &panels, &mut out));
+                    let speed = 2.0 * (rows * n * k) as f64 / seconds / 1e9;
+                    println!("{name:34} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / peak);
+                }
             }
+        }
+        if wanted("gemv") {
+            gemv(element, bandwidth);
         }
     }
     for (precision, peak) in [(Precision::Float32, flops), (Precision::Bfloat16, bfloat16_peak)] {
         if wanted("training") {
             training(precision, peak);
         }
-    }
-    if wanted("gemv") {
-        gemv(bandwidth);
     }
     if wanted("quantized") {
         quantized(bandwidth, bytes_peak);
@@ -137,11 +144,6 @@ fn noise(len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-fn product(n: usize, k: usize, rows: usize) -> (Panels, Vec<f32>, Vec<f32>) {
-    let panels = Panels::pack(n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap();
-    (panels, noise(rows * k), vec![0.0; rows * n])
-}
-
 fn multiply(a: &[f32], rows: usize, panels: &Panels, out: &mut [f32]) {
     let (a, out) = (Matrix::new(a, rows, panels.k), MatrixMut::new(out, rows, panels.n));
     gemm(a, panels, None, out, Precision::Float32);
@@ -176,24 +178,19 @@ fn training(precision: Precision, peak: f64) {
 }
 
 /// One decode step's weights of SmolLM2-135M, once through, as the model goes through them.
-fn gemv(bandwidth: f64) {
-    let shapes = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
-    let layers = 30;
-    let head = (49_152, 576);
-    let floats: usize = shapes.iter().map(|(n, k)| n * k * layers).sum::<usize>() + head.0 * head.1;
+fn gemv(element: Element, bandwidth: f64) {
+    let layer = [(960, 576), (576, 576), (3072, 576), (576, 1536)];
+    let shapes: Vec<(usize, usize)> = layer.repeat(30).into_iter().chain([(49_152, 576)]).collect();
+    let floats: usize = shapes.iter().map(|&(n, k)| Panels::floats(element, n, k).unwrap()).sum();
     let start = Instant::now();
     let arena = Arena::with_capacity(floats).unwrap();
-    let mut matrices = Vec::new();
-    for _ in 0..layers {
-        for (n, k) in shapes {
-            matrices.push(arena.panels(n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap());
-        }
-    }
-    matrices.push(arena.panels(head.0, head.1, |i, row| row.fill(i as f32 * 1e-3)).unwrap());
-    println!("{:32} {:8.1} ms", "packing 135M weights", start.elapsed().as_secs_f64() * 1e3);
+    let pack =
+        |&(n, k): &(usize, usize)| arena.panels(element, n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap();
+    let matrices: Vec<Panels> = shapes.iter().map(pack).collect();
+    println!("{:38} {:8.1} ms", "packing 135M weights", start.elapsed().as_secs_f64() * 1e3);
     for rows in [1, 2, 5, 8] {
         let a = noise(rows * 1536);
-        let mut out = vec![0.0; rows * head.0];
+        let mut out = vec![0.0; rows * 49_152];
         let seconds = best(|| {
             for m in &matrices {
                 multiply(&a[..rows * m.k], rows, m, &mut out[..rows * m.n]);
@@ -201,8 +198,8 @@ fn gemv(bandwidth: f64) {
         });
         let speed = (floats * 4) as f64 / seconds / 1e9;
         println!(
-            "{:32} {:8.1} GB/s {:5.1} % {:6.2} ms",
-            format!("gemv all of SmolLM2, {rows} rows"),
+            "{:38} {:8.1} GB/s {:5.1} % {:6.2} ms",
+            format!("gemv {element:?} all of SmolLM2, {rows} rows"),
             speed,
             100.0 * speed / bandwidth,
             seconds * 1e3

@@ -154,7 +154,7 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="A folder, a .gguf file, a hub id (org/name) or a short name."),
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads to use. [default: all]", min=1, metavar="N")]
-Dtype = Annotated[str, typer.Option(help="What weights are kept in: auto, float32, int8 or int4.")]
+Dtype = Annotated[str, typer.Option(help="What weights are kept in: auto, float32, bfloat16, int8 or int4.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]
 Stats = Annotated[bool, typer.Option("--stats", help="Report tokens and speed on standard error.")]
 

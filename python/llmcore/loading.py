@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "load"]
 
-DTYPES = ("auto", "float32", "int8", "int4")
+DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 """How weights can be kept."""
 
 
@@ -50,11 +50,13 @@ def load(
 
     Args:
         source: A Hugging Face folder, a `.gguf` file, a hub id, or a short name (`llmcore.hub`).
-        dtype: "auto" keeps quantised weights as the file has them, and rounds what they are multiplied with
-            to bytes, 32 numbers at a time with a scale of their own; "float32" expands them. "int8" and
-            "int4" round the matrices of a checkpoint in floats to blocks of 32 numbers, 8.5 bits (Q8_0) and
-            5 bits (Q4_1) a number; a matrix whose rows are no multiple of 32 stays float32. With `trainable`
-            that is for matrices that are frozen.
+        dtype: How matrices are kept. "auto": as the file has them. What quantised ones are multiplied with is
+            rounded to bytes, 32 numbers at a time with a scale of their own; what those in bfloat16 are
+            multiplied with, to bfloat16; those in float16 are exact. "float32" expands them all; "bfloat16"
+            rounds them all, to half the memory. "int8" and "int4" round the matrices of a checkpoint in
+            floats to blocks of 32 numbers, 8.5 bits (Q8_0) and 5 bits (Q4_1) a number; a matrix whose rows
+            are no multiple of 32 stays float32. With `trainable` that is for matrices that are frozen, and
+            "bfloat16" is refused. Vectors, embeddings of positions, and sums are float32.
         threads: At most so many threads for each call; all of the process's processors unless given.
         trainable: For a model that also trains (`llmcore.training.TrainableModel`).
         precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".

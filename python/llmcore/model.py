@@ -63,7 +63,7 @@ class Model:
 
     Attributes:
         checkpoint: What it was loaded from.
-        dtype: How weights are kept, one of `llmcore.loading.DTYPES`.
+        dtype: How matrices are kept, one of `llmcore.loading.DTYPES`.
         core: The compiled model.
     """
 

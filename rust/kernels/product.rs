@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::simd::{LANES, Op, Simd, prefetch};
 
@@ -92,6 +92,14 @@ impl Stored for bf16 {
     unsafe fn load<S: Simd>(s: S, at: *const bf16) -> S::F32 {
         // SAFETY: the caller vouches for 16 numbers of 2 bytes.
         s.bfloat16(unsafe { &*at.cast() })
+    }
+}
+
+impl Stored for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, at: *const f16) -> S::F32 {
+        // SAFETY: the caller vouches for 16 numbers of 2 bytes.
+        s.halves(unsafe { &*at.cast() })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::formats::quantize::quantize;
 use crate::formats::{DType, TensorSource, first_non_finite};
 use crate::interrupt;
 use crate::kernels::Factor;
-use crate::weights::{Arena, Panels, Quantized};
+use crate::weights::{Arena, Element, Panels, Quantized};
 
 thread_local! {
     /// A row of a tensor, before the part that a parameter views is taken out of it.
@@ -138,6 +138,15 @@ impl Loader<'_> {
         self.source.release_pages(&view.tensor)
     }
 
+    /// The type of a parameter in the checkpoint, if it is there.
+    fn dtype(&self, part: ParamId) -> Result<Option<DType>> {
+        let info = self.layout.info(part);
+        if info.added {
+            return Ok(None);
+        }
+        Ok(Some(self.source.info(&self.view(info)?.tensor)?.dtype))
+    }
+
     /// The types of a matrix's parts, if it is kept in blocks: as they are stored, where all of them are quantised, or
     /// rounded.
     fn quantized(&self, parts: &[ParamId]) -> Result<Option<Vec<DType>>> {
@@ -147,17 +156,27 @@ impl Loader<'_> {
             return Ok(fits.then(|| vec![dtype; parts.len()]));
         }
         let dtype = |&part: &ParamId| {
-            if self.layout.info(part).added {
-                return Ok(None);
-            }
-            let view = self.view(self.layout.info(part))?;
-            let dtype = self.source.info(&view.tensor)?.dtype;
-            Ok(Some(dtype).filter(|&dtype| Form::of(dtype).is_some() && !view.transpose))
+            let quantized = self.dtype(part)?.filter(|&dtype| Form::of(dtype).is_some());
+            Ok(quantized.filter(|_| self.view(self.layout.info(part)).is_ok_and(|view| !view.transpose)))
         };
         match self.storage {
             Storage::AsStored => parts.iter().map(dtype).collect(),
-            Storage::Float32 | Storage::Quantized(_) => Ok(None),
+            Storage::Float32 | Storage::Bfloat16 | Storage::Quantized(_) => Ok(None),
         }
+    }
+
+    /// What a matrix of panels is stored as.
+    fn element(&self, parts: &[ParamId]) -> Result<Element> {
+        let all_are = |dtype: DType| {
+            let found = parts.iter().map(|&part| self.dtype(part));
+            found.collect::<Result<Vec<_>>>().map(|found| found.iter().all(|found| *found == Some(dtype)))
+        };
+        Ok(match self.storage {
+            Storage::Bfloat16 => Element::Bfloat16,
+            Storage::AsStored if all_are(DType::BF16)? => Element::Bfloat16,
+            Storage::AsStored if all_are(DType::F16)? => Element::Float16,
+            Storage::AsStored | Storage::Float32 | Storage::Quantized(_) => Element::Float32,
+        })
     }
 
     pub fn is_quantized(&self, parts: &[ParamId]) -> Result<bool> {
@@ -167,7 +186,9 @@ impl Loader<'_> {
     /// Floats of an arena that a matrix takes; None if that overflows.
     pub fn floats(&self, parts: &[ParamId]) -> Result<Option<usize>> {
         let (n, k) = self.layout.size(parts);
-        let Some(dtypes) = self.quantized(parts)? else { return Ok(Panels::floats(n, k)) };
+        let Some(dtypes) = self.quantized(parts)? else {
+            return Ok(Panels::floats(self.element(parts)?, n, k));
+        };
         let sizes = parts.iter().zip(dtypes).filter_map(|(&part, dtype)| {
             Some(Quantized::floats(Form::of(dtype)?, self.layout.info(part).rows(), k))
         });
@@ -199,7 +220,7 @@ impl Loader<'_> {
                 })?
             } else if view.transpose {
                 // A row of outputs stands in all rows of the file: once through it is quicker than once for each.
-                let panels = Panels::pack_transposed(n, k, |input, row| {
+                let panels = Panels::pack_transposed(Element::Float32, n, k, |input, row| {
                     failed.keep(self.input_row(&[info], &[view], input, row));
                 })?;
                 arena.quantized(dtype, n, k, |row, out| {
@@ -255,13 +276,16 @@ impl Loader<'_> {
         let infos: Vec<&ParamInfo> = parts.iter().map(|&part| self.layout.info(part)).collect();
         let views: Vec<&View> = infos.iter().map(|info| self.view(info)).collect::<Result<_>>()?;
         let (n, k) = self.layout.size(parts);
+        let element = self.element(parts)?;
         let failed = Failed::default();
         let panels = if views[0].transpose {
-            arena.panels_transposed(n, k, |input, row| {
+            arena.panels_transposed(element, n, k, |input, row| {
                 failed.keep(self.input_row(&infos, &views, input, row))
             })?
         } else {
-            arena.panels(n, k, |output, row| failed.keep(self.output_row(&infos, &views, output, row)))?
+            arena.panels(element, n, k, |output, row| {
+                failed.keep(self.output_row(&infos, &views, output, row))
+            })?
         };
         failed.check()?;
         views.iter().try_for_each(|view| self.source.release_pages(&view.tensor))?;

@@ -154,9 +154,12 @@ impl View {
 /// How matrices are kept that infer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// Quantised as the checkpoint has them; else as float32.
+    /// As the checkpoint has them: quantised, or in 16 bits or 32. Rows are rounded to bytes for what is quantised, and
+    /// to bfloat16 for what is that.
     AsStored,
     Float32,
+    /// Rounded to bfloat16, as the rows that they are multiplied with are.
+    Bfloat16,
     /// Rounded to a type that [`can_quantize`](crate::formats::quantize::can_quantize): a matrix whose inputs are no
     /// multiple of its block stays float32, and what is quantised otherwise is refused.
     Quantized(DType),

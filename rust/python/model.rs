@@ -81,7 +81,7 @@ impl PyModel {
     ///
     /// `description` is JSON, what `llmcore.blocks.describe` gives; `views` is JSON, a table of `View`s by the
     /// path of the parameter. `dtype` keeps matrices as they are stored ("auto"), expands them ("float32"), or rounds
-    /// them to Q8_0 ("int8") or Q4_1 ("int4").
+    /// them to "bfloat16", to Q8_0 ("int8") or Q4_1 ("int4").
     /// `trainable` makes a model that trains: JSON, the fields of [`Trainable`]. Raises
     /// `ValueError`, which names the parameter or tensor, what was found and what was expected; `MemoryError`.
     #[new]
@@ -101,10 +101,11 @@ impl PyModel {
         let storage = match dtype {
             "auto" => Storage::AsStored,
             "float32" => Storage::Float32,
+            "bfloat16" => Storage::Bfloat16,
             "int8" => Storage::Quantized(DType::Q8_0),
             "int4" => Storage::Quantized(DType::Q4_1),
             _ => {
-                let expected = "'auto', 'float32', 'int8' or 'int4'";
+                let expected = "'auto', 'float32', 'bfloat16', 'int8' or 'int4'";
                 return Err(Error::argument("dtype", format!("{dtype:?}"), expected).into());
             }
         };

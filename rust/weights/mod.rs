@@ -8,5 +8,5 @@ mod quantized;
 
 pub use arena::Arena;
 pub use pages::{Held, Piece};
-pub use panels::Panels;
+pub use panels::{Element, Panels};
 pub use quantized::{PanelLayout, Quantized, UNIT, place};

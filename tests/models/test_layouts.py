@@ -256,4 +256,6 @@ def test_half_precision(name, tmp_path):
     cut = {t: (v.view(np.uint32) & 0xFFFF0000).view(np.float32) for t, v in tensors.items()}
     save_bf16(tensors, folder / "model.safetensors")
     copy(name, rounded, cut)
-    np.testing.assert_array_equal(llmcore.load(folder).logits(IDS), llmcore.load(rounded).logits(IDS))
+    for dtype in ("float32", "bfloat16"):
+        found, expected = (llmcore.load(path, dtype=dtype).logits(IDS) for path in (folder, rounded))
+        np.testing.assert_array_equal(found, expected)

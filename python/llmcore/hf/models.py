@@ -85,7 +85,7 @@ class CausalLM:
 
         Args:
             source: As for `llmcore.load`: a folder, a `.gguf` file, a hub id, or a short name.
-            dtype: What weights are kept in: "auto", "float32" (or `torch.float32`), "int8" or "int4".
+            dtype: What weights are kept in, as for `llmcore.load`, or `torch.float32` or `torch.bfloat16`.
             torch_dtype: The older name of `dtype`; wins if given.
             device_map: None, "auto" or "cpu": there is one device.
             attn_implementation: None, "eager" or "sdpa", which compute the same.

@@ -103,6 +103,9 @@ class TrainableModel(Model):
     ) -> None:
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision: found {precision!r}, expected 'float32' or 'bfloat16'")
+        if dtype == "bfloat16":
+            expected = "weights in float32 to train: precision='bfloat16' multiplies in it"
+            raise ValueError(f"dtype: found 'bfloat16', expected {expected}")
         self.precision = precision
         self.checkpointing = False
         # A GGUF file is trained, and saved, in the layout of Transformers.

@@ -16,14 +16,15 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr;
 
+use half::f16;
 use serde::Deserialize;
 
 use crate::kernels::matrix::{Matrix, MatrixMut};
-use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Term};
+use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Stored, Term};
 use crate::kernels::{self, Lines, quantized};
 use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
 use crate::threads::{self, SendPtr};
-use crate::weights::{Panels, Quantized};
+use crate::weights::{Element, Panels, Quantized};
 
 mod expand;
 pub(super) mod pack;
@@ -44,9 +45,14 @@ pub enum Precision {
 impl Precision {
     /// Neighbouring k in 32 bits.
     fn pack(self) -> usize {
+        self.element().inputs()
+    }
+
+    /// What a matrix becomes.
+    fn element(self) -> Element {
         match self {
-            Precision::Float32 => 1,
-            Precision::Bfloat16 => 2,
+            Precision::Float32 => Element::Float32,
+            Precision::Bfloat16 => Element::Bfloat16,
         }
     }
 }
@@ -55,6 +61,7 @@ impl Precision {
 #[derive(Clone)]
 pub enum Factor<'a> {
     Matrix(Matrix<'a>),
+    /// Multiplied as they are stored, whatever the precision: rows are rounded to bfloat16 for what is that.
     Panels(Panels),
     /// Parts whose outputs stand side by side. Rows are rounded to bytes, whatever the precision.
     Quantized(Vec<Quantized>),
@@ -101,6 +108,17 @@ impl Factor<'_> {
             Factor::Panels(panels) => panels.row(i, out),
             Factor::Quantized(parts) => expand::row(parts, i, 0..out.len(), out),
             Factor::Expanded(matrix) => matrix.row(i, out),
+        }
+    }
+
+    /// What it is multiplied as, and what then rows of the other operand are rounded to.
+    fn element(&self, precision: Precision) -> (Element, Precision) {
+        match self {
+            Factor::Panels(panels) => match panels.element {
+                Element::Float32 | Element::Float16 => (panels.element, Precision::Float32),
+                Element::Bfloat16 => (panels.element, Precision::Bfloat16),
+            },
+            _ => (precision.element(), precision),
         }
     }
 
@@ -193,6 +211,7 @@ fn multiply(
         assert!(!add, "a product with quantised weights does not add");
         return quantized::multiply(a, parts, bias, c);
     }
+    let (element, precision) = b.element(precision);
     let bias = SendPtr(bias.map_or(ptr::null(), <[f32]>::as_ptr).cast_mut());
     let out = SendPtr(c.as_mut_ptr());
     let block = |rows: Range<usize>, ks: Range<usize>, packed: *const f32| Block {
@@ -205,6 +224,7 @@ fn multiply(
         // SAFETY: a row of `c`.
         c: SendPtr(unsafe { out.get().add(rows.start * c.row_stride) }),
         c_row: c.row_stride,
+        element,
         precision,
     };
     if rows == 1 && a.column_stride == 1 && precision == Precision::Float32 {
@@ -330,6 +350,8 @@ struct Block<'a> {
     c: SendPtr<f32>,
     c_row: usize,
     accumulate: bool,
+    /// What `b` is multiplied as.
+    element: Element,
     precision: Precision,
 }
 
@@ -339,7 +361,7 @@ impl Block<'_> {
         let strips = strips(self.rows);
         let across = n.div_ceil(WIDTH * LANES);
         let least = match self.b {
-            Factor::Panels(_) if self.precision == Precision::Float32 => STRIPS,
+            Factor::Panels(_) => STRIPS,
             _ => STRIPS_TO_PACK,
         };
         // Rows are split too until there are chunks enough for the threads to end together.
@@ -350,48 +372,49 @@ impl Block<'_> {
             let (column, row) = (i / down * WIDTH * LANES, i % down * strips_per_chunk);
             let columns = column..n.min(column + WIDTH * LANES);
             let strips = row..strips.min(row + strips_per_chunk);
-            match self.precision {
-                Precision::Float32 => {
-                    dispatch(Chunk { block: self, columns, strips, term: PhantomData::<Float32> });
-                }
-                Precision::Bfloat16 => {
-                    dispatch_bfloat16(Chunk { block: self, columns, strips, term: PhantomData::<Bfloat16> });
-                }
+            let chunk = Chunk { block: self, columns, strips };
+            match self.element {
+                Element::Float32 => dispatch(Typed::<Float32, f32>(chunk, PhantomData)),
+                Element::Float16 => dispatch(Typed::<Float32, f16>(chunk, PhantomData)),
+                Element::Bfloat16 => dispatch_bfloat16(Typed::<Bfloat16, f32>(chunk, PhantomData)),
             }
         });
     }
 }
 
 /// Some columns of some strips of a block.
-struct Chunk<'a, T> {
+struct Chunk<'a> {
     block: &'a Block<'a>,
     columns: Range<usize>,
     strips: Range<usize>,
-    term: PhantomData<T>,
 }
 
-impl<T: Term> Op for Chunk<'_, T> {
+/// A chunk, the terms of its product, and the type of a number (or a pair of bfloat16) of `b`.
+struct Typed<'a, T, B>(Chunk<'a>, PhantomData<(T, B)>);
+
+impl<T: Term, B: Stored> Op for Typed<'_, T, B> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        COLUMNS.with_borrow_mut(|scratch| self.multiply(s, scratch));
+        COLUMNS.with_borrow_mut(|scratch| self.0.multiply::<S, T, B>(s, scratch));
     }
 }
 
-impl<T: Term> Chunk<'_, T> {
+impl Chunk<'_> {
     #[inline(always)]
-    fn multiply<S: Simd>(&self, s: S, scratch: &mut Lines) {
+    fn multiply<S: Simd, T: Term, B: Stored>(&self, s: S, scratch: &mut Lines) {
         let block = self.block;
         let per_step = block.precision.pack();
         let steps = block.ks.len().div_ceil(per_step);
         // A lone strip gains nothing from returning to panels that are there.
-        let direct = matches!(block.b, Factor::Panels(_)) && block.precision == Precision::Float32;
+        let direct = matches!(block.b, Factor::Panels(_));
         let most = if self.strips.len() == 1 && direct { steps.max(1) } else { STEPS };
         for part in blocks(steps, most, 1) {
             let ks = block.ks.start + part.start * per_step
                 ..block.ks.end.min(block.ks.start + part.end * per_step);
             let (b, b_panel) = self.panels(s, ks, part.len(), scratch);
+            let b = b.cast::<B>();
             for i in self.strips.clone() {
                 let strip = strip(i, block.rows);
                 self.prefetch(strip.end..block.rows.min(strip.end + MAX_ROWS));
@@ -433,7 +456,8 @@ impl<T: Term> Chunk<'_, T> {
         }
     }
 
-    /// The chunk's columns over some of k, as panels of `steps`, and the distance from one to the next.
+    /// The chunk's columns over some of k, as panels of `steps`, and the distance from one to the next in numbers,
+    /// or pairs, of them.
     #[inline(always)]
     fn panels<S: Simd>(
         &self,
@@ -443,10 +467,12 @@ impl<T: Term> Chunk<'_, T> {
         scratch: &mut Lines,
     ) -> (*const f32, usize) {
         let block = self.block;
-        if let (Factor::Panels(panels), Precision::Float32) = (block.b, block.precision) {
-            // SAFETY: a panel, and an element of it.
-            let at = unsafe { panels.as_ptr().add(self.columns.start * panels.k + ks.start * LANES) };
-            return (at, panels.k * LANES);
+        let per_step = block.precision.pack();
+        if let Factor::Panels(panels) = block.b {
+            let (panel, step) = (self.columns.start / LANES, ks.start / per_step);
+            let at = panel * panels.panel_floats() + step * block.element.step();
+            // SAFETY: a panel, and a step of it.
+            return (unsafe { panels.as_ptr().add(at) }, panels.k.div_ceil(per_step) * LANES);
         }
         let (mut expanded, mut expanded_strides) = (Vec::new(), (0, 0));
         if let Factor::Expanded(matrix) = block.b {
@@ -454,7 +480,6 @@ impl<T: Term> Chunk<'_, T> {
         }
         let count = self.columns.len().div_ceil(LANES);
         let panels = scratch.floats(count * steps * LANES);
-        let per_step = block.precision.pack();
         let mut pack = |p: usize, part: Range<usize>| {
             let first = self.columns.start + p * LANES;
             let lanes = LANES.min(self.columns.end - first);
@@ -466,13 +491,12 @@ impl<T: Term> Chunk<'_, T> {
                         let at = first * b.row_stride + start * b.column_stride;
                         (b.as_ptr().add(at), b.row_stride, b.column_stride)
                     }
-                    Factor::Panels(b) => (b.as_ptr().add(first * b.k + start * LANES), 1, LANES),
                     Factor::Expanded(_) => {
                         let (lane_stride, k_stride) = expanded_strides;
                         let at = p * LANES * lane_stride + part.start * k_stride;
                         (expanded.as_ptr().add(at), lane_stride, k_stride)
                     }
-                    Factor::Quantized(_) => unreachable!("has a kernel of its own"),
+                    Factor::Panels(_) | Factor::Quantized(_) => unreachable!("packed"),
                 };
                 Pack {
                     from: Source { at, lanes, lane_stride, k: part.len(), k_stride },

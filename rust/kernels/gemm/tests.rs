@@ -43,8 +43,8 @@ fn stored(values: &[f32], rows: usize, columns: usize) -> Vec<(Vec<f32>, [usize;
     ]
 }
 
-fn panels(w: &[f32], n: usize, k: usize) -> Panels {
-    Panels::pack(n, k, |i, row| row.copy_from_slice(&w[i * k..][..k])).unwrap()
+fn panels(element: Element, w: &[f32], n: usize, k: usize) -> Panels {
+    Panels::pack(element, n, k, |i, row| row.copy_from_slice(&w[i * k..][..k])).unwrap()
 }
 
 fn assert_bits(found: &[f32], expected: &[f32], what: &str) {
@@ -62,7 +62,7 @@ fn an_element_is_one_chain_whatever_surrounds_it() {
             |f: &dyn Fn(usize, usize) -> f32| (0..m * n).map(|at| f(at / n, at % n)).collect::<Vec<_>>();
         let expected = every(&|r, i| chain(r, i, 0.0) + bias[i]);
         let added = every(&|r, i| chain(r, i, before[r * n + i]));
-        let packed = panels(&w, n, k);
+        let packed = panels(Element::Float32, &w, n, k);
         for (a, [row, column]) in stored(&a, m, k) {
             let a = Matrix::strided(&a, m, k, row, column);
             let mut factors = vec![("panels".to_owned(), Vec::new(), None)];
@@ -114,14 +114,34 @@ fn bfloat16_rounds_both_factors_and_adds_pairs() {
             (0..k).step_by(2).fold(0.0, |sum, j| term(j, term(j + 1, sum)))
         };
         let expected: Vec<f32> = (0..m * n).map(|at| chain(at / n, at % n) + bias[at % n]).collect();
-        let packed = panels(&w, n, k);
+        let packed = panels(Element::Bfloat16, &w, n, k);
         for (a, [row, column]) in stored(&a, m, k) {
             let a = Matrix::strided(&a, m, k, row, column);
-            for b in [Factor::from(&packed), Factor::Matrix(Matrix::new(&w, n, k))] {
+            let plain = Factor::Matrix(Matrix::new(&w, n, k));
+            for (b, precision) in [
+                (plain, Precision::Bfloat16),
+                (Factor::from(&packed), Precision::Bfloat16),
+                (Factor::from(&packed), Precision::Float32),
+            ] {
                 let mut out = vec![f32::NAN; m * n];
-                gemm(a, b, Some(&bias), MatrixMut::new(&mut out, m, n), Precision::Bfloat16);
+                gemm(a, b, Some(&bias), MatrixMut::new(&mut out, m, n), precision);
                 assert_bits(&out, &expected, &format!("{m} {n} {k} a {row},{column}"));
             }
         }
+    }
+}
+
+#[test]
+fn float16_panels_are_what_they_expand_to() {
+    for (m, n, k) in SHAPES {
+        let (a, w) = (numbers(m * k, 1), numbers(n * k, 2));
+        let rounded: Vec<f32> = w.iter().map(|x| half::f16::from_f32(*x).to_f32()).collect();
+        let [expected, found] = [(Element::Float32, &rounded), (Element::Float16, &w)].map(|(element, w)| {
+            let mut out = vec![f32::NAN; m * n];
+            let packed = panels(element, w, n, k);
+            gemm(Matrix::new(&a, m, k), &packed, None, MatrixMut::new(&mut out, m, n), Precision::Float32);
+            out
+        });
+        assert_bits(&found, &expected, &format!("{m} {n} {k}"));
     }
 }
