@@ -159,6 +159,9 @@ const WIDTH: usize = 4;
 /// and a strip of 512 · 12 · 4 bytes in an L1 cache while the chunk's panels do.
 const STEPS: usize = 512;
 
+/// How far ahead the numbers of panels are asked for, in bytes: what the machine foresees by itself ends with a page.
+const AHEAD: isize = 4096;
+
 /// Floats of `a` that are packed at a time: 4 MiB, which an L3 cache holds.
 const BLOCK: usize = 1 << 20;
 
@@ -430,7 +433,7 @@ impl Chunk<'_> {
                         b,
                         b_panel,
                         b_k: LANES,
-                        ahead: 0,
+                        ahead: if direct { AHEAD } else { 0 },
                         c: block.c.get().add(strip.start * block.c_row + self.columns.start),
                         c_row: block.c_row,
                         accumulate: block.accumulate || part.start > 0,
