@@ -21,15 +21,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import machine
+from worker import Worker
 
 from llmcore.training import new_model
 from llmcore.work import Limits
@@ -85,37 +84,20 @@ CASES = {
 }
 
 
-class Worker:
-    """An engine in another process."""
+class Engine:
+    """One that trains in a process of its own, and what it found."""
 
     def __init__(self, python: str, engine: str, folder: Path, precision: str, threads: int) -> None:
-        command = [python, str(WORKER), engine, str(folder), precision, str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name = json.loads(self._read())
+        self.worker = Worker(python, WORKER, engine, folder, precision, threads)
+        self.name = self.worker.answer()
         self.seconds: list[float] = []
         self.losses: list[float] = []
         self.peak = 0
 
     def turn(self, case: Case) -> None:
-        assert self.process.stdin
-        order = [len(self.losses), case.steps, case.sequences, case.time]
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        seconds, losses, self.peak = json.loads(self._read())
+        seconds, losses, self.peak = self.worker.ask(len(self.losses), case.steps, case.sequences, case.time)
         self.seconds += seconds[1:]
         self.losses += losses
-
-    def end(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _read(self) -> str:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args}: ended with {self.process.wait()}")
-        return line
 
 
 def main() -> None:
@@ -145,11 +127,11 @@ def main() -> None:
 
 @dataclass
 class Result:
-    """What the workers of a case found, llmcore's first."""
+    """What the engines of a case found, llmcore's first."""
 
     case: Case
     precision: str
-    workers: list[Worker]
+    engines: list[Engine]
 
     @property
     def name(self) -> str:
@@ -160,26 +142,26 @@ def measure(case: Case, precision: str, pythons: dict[str, str], threads: int, t
     """Raises AssertionError if the losses are not the same."""
     with tempfile.TemporaryDirectory() as name:
         folder = new_model(case.config, name)
-        workers = [Worker(python, engine, folder, precision, threads) for engine, python in pythons.items()]
+        engines = [Engine(python, engine, folder, precision, threads) for engine, python in pythons.items()]
     for _ in range(turns):
-        for worker in workers:
-            worker.turn(case)
-    for worker in workers:
-        worker.end()
-        print(f"{statistics.median(worker.seconds):.3f} s a step: {worker.name}", file=sys.stderr)
-    for losses in zip(*(worker.losses for worker in workers), strict=True):
+        for engine in engines:
+            engine.turn(case)
+    for engine in engines:
+        engine.worker.end()
+        print(f"{statistics.median(engine.seconds):.3f} s a step: {engine.name}", file=sys.stderr)
+    for losses in zip(*(engine.losses for engine in engines), strict=True):
         if max(losses) - min(losses) > TOLERANCE[precision] * max(losses):
-            raise AssertionError(f"the losses differ: {[worker.losses for worker in workers]}")
-    return Result(case, precision, workers)
+            raise AssertionError(f"the losses differ: {[engine.losses for engine in engines]}")
+    return Result(case, precision, engines)
 
 
 def lines(results: list[Result], limits: Limits) -> list[str]:
     """The tables."""
     peaks = {precision: limits.operations(precision) / 1e9 for precision in TOLERANCE}
-    names = dict.fromkeys(worker.name for result in results for worker in result.workers)
+    names = dict.fromkeys(engine.name for result in results for engine in result.engines)
     speeds, memory, losses = [], [], []
     for result in results:
-        seconds = [statistics.median(worker.seconds) for worker in result.workers]
+        seconds = [statistics.median(engine.seconds) for engine in result.engines]
         peak = peaks[result.precision]
         speeds.append(
             cells(
@@ -189,9 +171,9 @@ def lines(results: list[Result], limits: Limits) -> list[str]:
                 [f"{result.case.gflop / s / peak:.0%}" for s in seconds],
             )
         )
-        found = [worker.peak / 1e6 for worker in result.workers]
+        found = [engine.peak / 1e6 for engine in result.engines]
         memory.append(cells(result.name, [f"{mb:.0f}" for mb in found], found[0] / found[-1], []))
-        ends = [f"{worker.losses[0]:.4f} → {worker.losses[-1]:.4f}" for worker in result.workers]
+        ends = [f"{engine.losses[0]:.4f} → {engine.losses[-1]:.4f}" for engine in result.engines]
         losses.append(cells(result.name, ends, None, []))
     return [
         *(f"- {name}" for name in names),

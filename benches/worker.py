@@ -1,70 +1,50 @@
-"""One engine in a process of its own: `python benches/worker.py llmcore|transformers MODEL THREADS`.
-
-Says what it is in a first line of JSON, then answers each line `[ids, new_tokens, beams]` with
-`[seconds, ids of the continuation]`. Both engines search greedily, or with so many beams, in float32, and
-ignore end tokens, so that every run has the same length.
-"""
+"""A program in a process of its own that answers lines of JSON, as the engines of the benchmarks do."""
 
 from __future__ import annotations
 
 import json
-import platform
-import sys
-import time
-from collections.abc import Callable
-
-Search = Callable[[list[int], int, int], list[int]]
-
-
-def llmcore_engine(path: str, threads: int) -> tuple[str, Search]:
-    import llmcore
-
-    model = llmcore.load(path, dtype="float32", threads=threads)
-
-    def search(ids: list[int], new_tokens: int, beams: int) -> list[int]:
-        length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
-        return list(model.generate(ids, num_beams=beams, do_sample=False, **length).ids)
-
-    return f"llmcore {llmcore.__version__} ({llmcore._core.isa()})", search
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
 
 
-def transformers_engine(path: str, threads: int) -> tuple[str, Search]:
-    import torch
-    import transformers
+class Worker:
+    """Runs `python script arguments…`. Its first answer comes without being asked."""
 
-    torch.set_num_threads(threads)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    def __init__(self, python: str | Path, script: Path, *arguments: object, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [str(python), str(script), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | environment,
+            text=True,
+        )
 
-    def search(ids: list[int], new_tokens: int, beams: int) -> list[int]:
-        prompt = torch.tensor([ids])
-        with torch.inference_mode():
-            output = model.generate(
-                prompt,
-                attention_mask=torch.ones_like(prompt),
-                num_beams=beams,
-                do_sample=False,
-                max_new_tokens=new_tokens,
-                min_new_tokens=new_tokens,
-            )
-        return output[0, len(ids) :].tolist()
+    def answer(self) -> Any:
+        """Raises RuntimeError if the process has ended."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args}: ended with {self.process.wait()}")
+        return json.loads(line)
 
-    attention = model.config._attn_implementation
-    return f"Transformers {transformers.__version__}, torch {torch.__version__} ({attention})", search
+    def ask(self, *message: Any) -> Any:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
 
+    def sleep(self) -> None:
+        """Stops the process: the threads of many a library spin for a while when they have nothing to do."""
+        self.process.send_signal(signal.SIGSTOP)
 
-ENGINES = {"llmcore": llmcore_engine, "transformers": transformers_engine}
+    def wake(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
-
-def main() -> None:
-    engine, path, threads = sys.argv[1:]
-    name, search = ENGINES[engine](path, int(threads))
-    print(json.dumps(f"{name}, Python {platform.python_version()}, {threads} threads"), flush=True)
-    for line in sys.stdin:
-        ids, new_tokens, beams = json.loads(line)
-        start = time.perf_counter()
-        continuation = search(ids, new_tokens, beams)
-        print(json.dumps([time.perf_counter() - start, continuation]), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    def end(self) -> None:
+        self.wake()
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
