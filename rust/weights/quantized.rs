@@ -211,14 +211,22 @@ impl Arena {
 /// A block of one output, whose first input is `first`, into its panel.
 fn put(panel: &mut [u8], layout: &PanelLayout, form: Form, column: usize, first: usize, block: &Block) {
     let Form { low_bits, high_bits, scales, .. } = form;
-    for (i, &code) in block.codes[..scales.block()].iter().enumerate() {
-        let (unit, t, byte) = ((first + i) / UNIT, i % UNIT / 4, 4 * column + i % 4);
-        let codes = &mut panel[unit * layout.codes..][..layout.codes];
-        let (vector, shift) = place(t, low_bits);
-        codes[vector * BYTES + byte] |= (code & (0xFF >> (8 - low_bits))) << shift;
-        if high_bits > 0 {
-            let (vector, shift) = place(t, high_bits);
-            codes[low_bits as usize * BYTES + vector * BYTES + byte] |= code >> low_bits << shift;
+    let units = panel[first / UNIT * layout.codes..].chunks_exact_mut(layout.codes);
+    for (unit, codes) in block.codes[..scales.block()].as_chunks::<UNIT>().0.iter().zip(units) {
+        for (t, four) in unit.as_chunks::<4>().0.iter().enumerate() {
+            // Four codes of a vector at once; what comes from the neighbouring byte is masked away.
+            let four = u32::from_le_bytes(*four);
+            let mut add = |from: usize, bits: u32, four: u32| {
+                let (vector, shift) = place(t, bits);
+                let at = from + vector * BYTES + 4 * column;
+                let known = u32::from_le_bytes([codes[at], codes[at + 1], codes[at + 2], codes[at + 3]]);
+                let four = four & ((0xFF >> (8 - bits)) * 0x0101_0101);
+                codes[at..at + 4].copy_from_slice(&(known | four << shift).to_le_bytes());
+            };
+            add(0, low_bits, four);
+            if high_bits > 0 {
+                add(low_bits as usize * BYTES, high_bits, four >> low_bits);
+            }
         }
     }
     let (halves, bytes) = scales.parts();
