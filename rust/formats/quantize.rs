@@ -56,7 +56,8 @@ impl Op for Bytes<'_> {
             let d = s.reduce_max(s.max(s.abs(left), s.abs(right))) / 127.0;
             let factor = s.splat(if d > TINY { 1.0 / d } else { 0.0 });
             out[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-            let halves = [s.round_to_bytes(s.mul(left, factor)), s.round_to_bytes(s.mul(right, factor))];
+            let halves =
+                [s.signed_bytes(s.round(s.mul(left, factor))), s.signed_bytes(s.round(s.mul(right, factor)))];
             for (half, codes) in halves.iter().enumerate() {
                 for (i, code) in codes.iter().enumerate() {
                     out[2 + half * LANES + i] = *code as u8;
@@ -103,7 +104,7 @@ impl<const MIN: bool> Op for Nibbles<'_, MIN> {
             let factor = inverse(s, d);
             let mut codes = [[0; LANES]; BLOCK];
             for (codes, x) in codes.iter_mut().zip(x) {
-                *codes = s.round_to_bytes(place::<S>(s, x, fit, factor));
+                *codes = s.signed_bytes(s.round(place::<S>(s, x, fit, factor)));
             }
             for (lane, out) in out.chunks_exact_mut(bytes).enumerate() {
                 out[..2].copy_from_slice(&halves[2 * lane..][..2]);

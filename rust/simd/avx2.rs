@@ -349,11 +349,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn round_to_bytes(self, x: F32) -> [i8; 16] {
+    fn round(self, x: F32) -> [__m256i; 2] {
+        unsafe { [_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1])] }
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, x: [__m256i; 2]) -> [i8; 16] {
         unsafe {
-            let (low, high) = (_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
             // Packing works within halves of a register: put the quarters in order.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(x[0], x[1]));
             let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             std::mem::transmute::<__m128i, [i8; 16]>(bytes)
         }
@@ -406,10 +410,32 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn floats_of_nibbles(self, x: &[u8; 16]) -> (F32, F32) {
+        unsafe {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let (left, right) =
+                (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes)));
+            let mask = _mm256_set1_epi32(15);
+            let low = [_mm256_and_si256(left, mask), _mm256_and_si256(right, mask)];
+            let high = [_mm256_srli_epi32::<4>(left), _mm256_srli_epi32::<4>(right)];
+            (self.to_float(low), self.to_float(high))
+        }
+    }
+
+    #[inline(always)]
     fn bytes(self, block: &[u8; BYTES]) -> [__m256i; 2] {
         let (halves, _) = block.as_chunks::<{ BYTES / 2 }>();
         unsafe {
             [_mm256_loadu_si256(halves[0].as_ptr().cast()), _mm256_loadu_si256(halves[1].as_ptr().cast())]
+        }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, block: &mut [u8; BYTES], x: [__m256i; 2]) {
+        let (halves, _) = block.as_chunks_mut::<{ BYTES / 2 }>();
+        unsafe {
+            _mm256_storeu_si256(halves[0].as_mut_ptr().cast(), x[0]);
+            _mm256_storeu_si256(halves[1].as_mut_ptr().cast(), x[1]);
         }
     }
 

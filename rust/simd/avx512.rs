@@ -290,8 +290,13 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     }
 
     #[inline(always)]
-    fn round_to_bytes(self, x: __m512) -> [i8; 16] {
-        unsafe { std::mem::transmute::<__m128i, [i8; 16]>(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+    fn round(self, x: __m512) -> __m512i {
+        unsafe { _mm512_cvtps_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, x: __m512i) -> [i8; 16] {
+        unsafe { std::mem::transmute::<__m128i, [i8; 16]>(_mm512_cvtepi32_epi8(x)) }
     }
 
     #[inline(always)]
@@ -318,8 +323,22 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     }
 
     #[inline(always)]
+    fn floats_of_nibbles(self, x: &[u8; 16]) -> (__m512, __m512) {
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let low = _mm512_and_si512(bytes, _mm512_set1_epi32(15));
+            (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(bytes)))
+        }
+    }
+
+    #[inline(always)]
     fn bytes(self, block: &[u8; BYTES]) -> __m512i {
         unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, block: &mut [u8; BYTES], x: __m512i) {
+        unsafe { _mm512_storeu_si512(block.as_mut_ptr().cast(), x) }
     }
 
     #[inline(always)]

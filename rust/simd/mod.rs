@@ -127,16 +127,21 @@ pub trait Simd: Copy {
     fn dot_bytes<const SMALL: bool>(self, sum: Self::I32, a: Self::Bytes, b: Self::Bytes) -> Self::I32;
     /// Rounded to nearest even.
     fn to_float(self, x: Self::I32) -> Self::F32;
-    /// To nearest even; every lane lies within ±127.
-    fn round_to_bytes(self, x: Self::F32) -> [i8; LANES];
+    /// To nearest even; the least integer where that is no integer of 32 bits.
+    fn round(self, x: Self::F32) -> Self::I32;
+    /// Of lanes within ±127.
+    fn signed_bytes(self, x: Self::I32) -> [i8; LANES];
     /// 16 float16, little-endian.
     fn halves(self, x: &[u8; 2 * LANES]) -> Self::F32;
     /// 16 bfloat16, little-endian: the upper halves of the float32.
     fn bfloat16(self, x: &[u8; 2 * LANES]) -> Self::F32;
     fn floats_of_bytes(self, x: &[u8; LANES]) -> Self::F32;
     fn floats_of_signed_bytes(self, x: &[u8; LANES]) -> Self::F32;
+    /// The lower and the upper four bits of each byte.
+    fn floats_of_nibbles(self, x: &[u8; LANES]) -> (Self::F32, Self::F32);
 
     fn bytes(self, block: &[u8; BYTES]) -> Self::Bytes;
+    fn store_bytes(self, block: &mut [u8; BYTES], x: Self::Bytes);
     /// The same four bytes sixteen times.
     fn repeat_bytes(self, four: [i8; 4]) -> Self::Bytes;
     /// Of each byte the bits of `mask` after shifting right by `n < 8`.

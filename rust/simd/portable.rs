@@ -221,8 +221,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn round_to_bytes(self, x: F32) -> [i8; LANES] {
-        x.map(|x| x.round_ties_even() as i8)
+    fn round(self, x: F32) -> [i32; LANES] {
+        x.map(|x| if x.abs() < 2_147_483_648.0 { x.round_ties_even() as i32 } else { i32::MIN })
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, x: [i32; LANES]) -> [i8; LANES] {
+        x.map(|x| x as i8)
     }
 
     #[inline(always)]
@@ -246,8 +251,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn floats_of_nibbles(self, x: &[u8; LANES]) -> (F32, F32) {
+        (x.map(|x| f32::from(x & 15)), x.map(|x| f32::from(x >> 4)))
+    }
+
+    #[inline(always)]
     fn bytes(self, block: &[u8; BYTES]) -> [u8; BYTES] {
         *block
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, block: &mut [u8; BYTES], x: [u8; BYTES]) {
+        *block = x;
     }
 
     #[inline(always)]

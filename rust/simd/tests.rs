@@ -236,7 +236,7 @@ impl Op for Bytes {
         keep(s.bfloat16(self.a.first_chunk().expect("64 bytes")));
         let near =
             s.div(s.floats_of_signed_bytes(&some[2].map(|x| if x == 0x80 { 0x81 } else { x })), s.splat(2.0));
-        bits.extend(s.round_to_bytes(near).map(|x| x as u32));
+        bits.extend(s.signed_bytes(s.round(near)).map(|x| x as u32));
         bits
     }
 }

@@ -17,8 +17,8 @@ use crate::threads::{self, SendPtr};
 pub const UNIT: usize = 32;
 
 /// Where the parts of a panel of 16 outputs lie, in bytes. Codes come first: of each unit of 32 inputs the low
-/// bits, then the high ones. b bits of the eight vectors fill b vectors: those of vector t are in vector t mod b, from
-/// bit b · ⌊t / b⌋ on. The byte of output c and input 4 t + i is byte 4 c + i of vector t. Then the scales of units: per
+/// bits, then the high ones. b bits of the eight vectors fill b vectors, one after the other: those of vector t begin at
+/// bit b t mod 8 of vector ⌊b t / 8⌋. The byte of output c and input 4 t + i is byte 4 c + i of vector t. Then the scales of units: per
 /// group 16 values of each kind; then, where float16 are for 256 inputs, those.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PanelLayout {
@@ -78,9 +78,14 @@ impl Quantized {
 
     /// Panel `p`.
     pub fn panel(&self, p: usize) -> &[u8] {
-        assert!(p < self.n.div_ceil(LANES));
+        self.panels(p..p + 1)
+    }
+
+    /// Some panels, one after the other.
+    pub fn panels(&self, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.n.div_ceil(LANES));
         // SAFETY: the range was handed to this matrix, written by the packing, and never changes.
-        unsafe { from_raw_parts(self.at(p), self.layout.len) }
+        unsafe { from_raw_parts(self.at(range.start), range.len() * self.layout.len) }
     }
 
     fn at(&self, panel: usize) -> *const u8 {
@@ -169,7 +174,8 @@ impl Quantized {
 /// Of `bits` bits a code: the vector, and the bit in it, where those of vector `t` begin.
 #[inline(always)]
 pub fn place(t: usize, bits: u32) -> (usize, u32) {
-    (t % bits as usize, bits * (t as u32 / bits))
+    let bit = t as u32 * bits;
+    (bit as usize / 8, bit % 8)
 }
 
 impl Arena {

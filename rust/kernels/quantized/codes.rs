@@ -12,6 +12,7 @@ pub trait Known {
     const SCALES: Scales;
     /// Groups of a unit: 1 or 2.
     const GROUPS: usize = UNIT / group(Self::SCALES);
+    const MIN: bool = matches!(Self::SCALES, Scales::HalfAndMin | Scales::Bytes | Scales::NibblesBySixteen);
     /// Whether codes fit into 7 bits and a half, as [`Simd::dot_bytes`] wants to know.
     const SMALL: bool = Self::LOW + Self::HIGH < 8 && !Self::LEVELS;
 }
@@ -66,77 +67,72 @@ pub trait Job {
     fn run<F: Known>(self) -> Self::Output;
 }
 
-/// The eight vectors of codes of a unit. (Plain loops: a closure may not be inlined, and would then be compiled
-/// without the instruction set.)
+/// Vector `t` of the codes of a unit, whose bytes begin at `unit`.
+/// # Safety
+/// All the unit's codes can be read.
 #[inline(always)]
-pub fn codes<S: Simd, F: Known>(s: S, unit: &[u8], levels: &[u8; 16]) -> [S::Bytes; 8] {
-    let (vectors, _) = unit.as_chunks::<BYTES>();
-    let mut codes = [s.repeat_bytes([0; 4]); 8];
-    for t in 0..8 {
-        let (low, shift) = place(t, F::LOW);
-        codes[t] = s.shift_right_bytes(s.bytes(&vectors[low]), shift, 0xFF >> (8 - F::LOW));
-        if F::HIGH > 0 {
-            let (high, shift) = place(t, F::HIGH.max(1));
-            let (high, mask) = (s.bytes(&vectors[F::LOW as usize + high]), ((1 << F::HIGH) - 1) << F::LOW);
-            let high = if shift > F::LOW {
-                s.shift_right_bytes(high, shift - F::LOW, mask)
-            } else {
-                s.shift_left_bytes(high, F::LOW - shift, mask)
-            };
-            codes[t] = s.or_bytes(codes[t], high);
-        }
-        if F::LEVELS {
-            codes[t] = s.look_up(levels, codes[t]);
-        }
+pub unsafe fn code<S: Simd, F: Known>(s: S, unit: *const u8, levels: &[u8; 16], t: usize) -> S::Bytes {
+    let (low, shift) = place(t, F::LOW);
+    // SAFETY: the vector is the unit's.
+    let low = unsafe { s.bytes(&*unit.add(low * BYTES).cast()) };
+    let mut code = s.shift_right_bytes(low, shift, 0xFF >> (8 - F::LOW));
+    if F::HIGH > 0 {
+        let (high, shift) = place(t, F::HIGH.max(1));
+        // SAFETY: as above.
+        let high = unsafe { s.bytes(&*unit.add((F::LOW as usize + high) * BYTES).cast()) };
+        let mask = ((1 << F::HIGH) - 1) << F::LOW;
+        let high = if shift > F::LOW {
+            s.shift_right_bytes(high, shift - F::LOW, mask)
+        } else {
+            s.shift_left_bytes(high, F::LOW - shift, mask)
+        };
+        code = s.or_bytes(code, high);
     }
-    codes
+    if F::LEVELS { s.look_up(levels, code) } else { code }
 }
 
-/// Scale and minimum of each group of a unit.
+/// Scale and minimum of a group of a unit.
+/// # Safety
+/// A panel of that layout can be read at `panel`.
 #[inline(always)]
-pub fn scales<S: Simd, F: Known>(s: S, panel: &[u8], layout: &PanelLayout, unit: usize) -> [[S::F32; 2]; 2] {
+pub unsafe fn scales<S: Simd, F: Known>(
+    s: S,
+    panel: *const u8,
+    layout: &PanelLayout,
+    unit: usize,
+    group: usize,
+) -> [S::F32; 2] {
     let zero = s.splat(0.0);
-    let (of_unit, _) = panel[layout.scales + unit * layout.unit_scales..].as_chunks::<LANES>();
-    let of_block = &panel[layout.halves + unit * UNIT / 256 * layout.block_halves..];
-    match F::SCALES {
-        Scales::Half => [[halves(s, of_unit.as_flattened(), 0), zero], [zero; 2]],
-        Scales::HalfAndMin => {
-            let of_unit = of_unit.as_flattened();
-            [[halves(s, of_unit, 0), halves(s, of_unit, 1)], [zero; 2]]
-        }
-        Scales::Signed => {
-            let d = halves(s, of_block, 0);
-            [[s.mul(d, s.floats_of_signed_bytes(&of_unit[0])), zero], [zero; 2]]
-        }
-        Scales::SignedBySixteen => {
-            let d = halves(s, of_block, 0);
-            let left = s.mul(d, s.floats_of_signed_bytes(&of_unit[0]));
-            [[left, zero], [s.mul(d, s.floats_of_signed_bytes(&of_unit[1])), zero]]
-        }
-        Scales::Bytes => {
-            let (d, m) = (halves(s, of_block, 0), s.sub(zero, halves(s, of_block, 1)));
-            let (scale, min) = (s.floats_of_bytes(&of_unit[0]), s.floats_of_bytes(&of_unit[1]));
-            [[s.mul(d, scale), s.mul(m, min)], [zero; 2]]
-        }
-        Scales::NibblesBySixteen => {
-            let (d, m) = (halves(s, of_block, 0), s.sub(zero, halves(s, of_block, 1)));
-            let mut groups = [[zero; 2]; 2];
-            for (group, both) in groups.iter_mut().zip(of_unit) {
-                let (mut scale, mut min) = (*both, *both);
-                for i in 0..LANES {
-                    scale[i] &= 15;
-                    min[i] >>= 4;
-                }
-                *group = [s.mul(d, s.floats_of_bytes(&scale)), s.mul(m, s.floats_of_bytes(&min))];
+    // SAFETY: arrays of 16 numbers, float16 and bytes, are in the panel as the layout says.
+    unsafe {
+        let of_unit = panel.add(layout.scales + unit * layout.unit_scales);
+        let of_block = panel.add(layout.halves + unit * UNIT / 256 * layout.block_halves);
+        match F::SCALES {
+            Scales::Half => [halves(s, of_unit, 0), zero],
+            Scales::HalfAndMin => [halves(s, of_unit, 0), halves(s, of_unit, 1)],
+            Scales::Signed | Scales::SignedBySixteen => {
+                let scale = s.floats_of_signed_bytes(&*of_unit.add(group * LANES).cast());
+                [s.mul(halves(s, of_block, 0), scale), zero]
             }
-            groups
+            Scales::Bytes | Scales::NibblesBySixteen => {
+                let (d, m) = (halves(s, of_block, 0), s.sub(zero, halves(s, of_block, 1)));
+                let (scale, min) = if matches!(F::SCALES, Scales::Bytes) {
+                    let min = s.floats_of_bytes(&*of_unit.add(LANES).cast());
+                    (s.floats_of_bytes(&*of_unit.cast()), min)
+                } else {
+                    s.floats_of_nibbles(&*of_unit.add(group * LANES).cast())
+                };
+                [s.mul(d, scale), s.mul(m, min)]
+            }
         }
     }
 }
 
 /// Array `index` of float16.
+/// # Safety
+/// It can be read.
 #[inline(always)]
-fn halves<S: Simd>(s: S, bytes: &[u8], index: usize) -> S::F32 {
-    let (arrays, _) = bytes.as_chunks::<{ 2 * LANES }>();
-    s.halves(&arrays[index])
+unsafe fn halves<S: Simd>(s: S, at: *const u8, index: usize) -> S::F32 {
+    // SAFETY: the caller's.
+    s.halves(unsafe { &*at.add(index * 2 * LANES).cast() })
 }

@@ -11,40 +11,39 @@
 //! instruction set.
 
 use std::cell::RefCell;
+use std::ops::Range;
+use std::ptr;
 
-use crate::kernels::{self, Matrix, MatrixMut};
-use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bytes};
-use crate::threads::SendPtr;
+use crate::kernels::{self, Lines, Matrix, MatrixMut};
+use crate::simd::{LANES, Op, Simd, dispatch_bytes};
+use crate::threads::{self, SendPtr};
 use crate::weights::{Quantized, UNIT};
 
+mod activations;
 mod codes;
 mod tile;
 
-use tile::Panel;
+use activations::Activations;
+use codes::{Job, Known, with_form};
+use tile::{Apart, Out, ROWS, Rows, Stored, WIDTH, product, take_apart, unit_bytes};
 
-/// Rows of one tile: their sums and the codes of a unit fill 16 of 32 registers, and what is taken apart once serves
-/// all of them.
-const ROWS: usize = 8;
+/// So many rows are worth keeping what was taken apart: for fewer, each of at most two tiles takes panels apart itself.
+const MANY_ROWS: usize = 2 * ROWS + 1;
 
-/// Rows whose bytes stay in a cache while some panels go by.
-const ROWS_PER_CHUNK: usize = 16 * ROWS;
+/// Panels of a chunk of few rows.
+const FEW_PANELS: usize = 2 * WIDTH;
 
-/// Panels of a chunk, of few rows and of many.
-const FEW_PANELS: usize = 2;
-const PANELS: usize = 4;
+/// Units that are kept, taken apart: with their scales 31 KB or less, which an L1 cache holds.
+const UNITS: usize = 24;
 
-/// Rows as bytes, in tiles of [`ROWS`], the last of fewer: of each tile `[units][rows]` of everything.
-#[derive(Default)]
-struct Activations {
-    codes: Vec<[i8; UNIT]>,
-    scales: Vec<f32>,
-    /// Of both halves of a unit.
-    sums: Vec<[i32; 2]>,
-}
+/// The fewest tiles of rows that are worth taking panels apart for.
+const FEWEST_TILES: usize = 8;
 
 thread_local! {
     /// Kept, since every product needs it.
     static ACTIVATIONS: RefCell<Activations> = RefCell::default();
+    /// Panels taken apart.
+    static APART: RefCell<Lines> = const { RefCell::new(Lines::new()) };
 }
 
 /// `x [rows, k]`, parts whose outputs, side by side, are the columns of `y [rows, n]`, `bias [n]`: y = x · wᵀ + bias.
@@ -58,84 +57,179 @@ pub(super) fn multiply(x: Matrix<'_>, parts: &[Quantized], bias: Option<&[f32]>,
         return;
     }
     ACTIVATIONS.with_borrow_mut(|activations| {
-        activations.quantize(x);
+        activations.quantize(x, parts);
+        let chunks = chunks(parts, rows);
         let (out, stride) = (SendPtr(y.as_mut_ptr()), y.row_stride);
-        let (chunks, panels) = chunks(parts, rows);
         kernels::for_each(rows * n * k / 4, chunks.len(), |i| {
-            let Chunk { part, first_column, panel, row } = chunks[i];
-            for panel in panel..(panel + panels).min(parts[part].n.div_ceil(LANES)) {
-                let column = first_column + panel * LANES;
-                let width = LANES.min(first_column + parts[part].n - column);
-                for first in (row..rows.min(row + ROWS_PER_CHUNK)).step_by(ROWS) {
-                    let count = ROWS.min(rows - first);
-                    let units = k / UNIT;
-                    let tile = first * units..(first + count) * units;
-                    dispatch_bytes(Panel {
-                        matrix: &parts[part],
-                        panel,
-                        rows: count,
-                        codes: &activations.codes[tile.clone()],
-                        scales: &activations.scales[tile.clone()],
-                        sums: &activations.sums[tile],
-                        bias: bias.map(|bias| &bias[column..column + width]),
-                        // SAFETY: row `first` of `y`, from this column on.
-                        out: unsafe { out.get().add(first * stride + column) },
-                        stride,
-                        width,
-                    });
-                }
-            }
+            let Chunk { part, first_column, ref panels, ref tiles } = chunks[i];
+            let column = first_column + panels.start * LANES;
+            dispatch_bytes(Panels {
+                matrix: &parts[part],
+                panels: panels.clone(),
+                activations,
+                terms: activations.terms_of(parts[part].form),
+                tiles: tiles.clone(),
+                out: Out {
+                    // SAFETY: the first row of `y`, from this column on.
+                    at: unsafe { out.get().add(column) },
+                    stride,
+                    width: parts[part].n - panels.start * LANES,
+                    accumulate: false,
+                    bias: bias.map_or(ptr::null(), |bias| bias[column..].as_ptr()),
+                },
+                many: rows >= MANY_ROWS,
+            });
         });
     });
 }
 
-#[derive(Clone, Copy)]
+/// What is handed to threads.
 struct Chunk {
     part: usize,
     /// Of the part.
     first_column: usize,
-    panel: usize,
-    row: usize,
+    panels: Range<usize>,
+    /// Of rows.
+    tiles: Range<usize>,
 }
 
-/// What is handed to threads, and the panels of each.
-fn chunks(parts: &[Quantized], rows: usize) -> (Vec<Chunk>, usize) {
-    let panels = if rows <= ROWS { FEW_PANELS } else { PANELS };
-    let mut chunks = Vec::new();
+fn chunks(parts: &[Quantized], rows: usize) -> Vec<Chunk> {
+    let panels: usize = parts.iter().map(|part| part.n.div_ceil(LANES)).sum();
+    let tiles = rows.div_ceil(ROWS);
+    let (step, tiles_per_chunk) = if rows < MANY_ROWS {
+        (FEW_PANELS, tiles)
+    } else {
+        // Four chunks a thread keep all of them at work until near the end.
+        let wanted = (4 * threads::size()).div_ceil(panels.div_ceil(WIDTH));
+        (WIDTH, tiles.div_ceil(wanted).max(FEWEST_TILES))
+    };
+    let mut chunks = Vec::with_capacity(panels.div_ceil(step) + parts.len());
     let mut first_column = 0;
     for (part, matrix) in parts.iter().enumerate() {
-        for panel in (0..matrix.n.div_ceil(LANES)).step_by(panels) {
-            for row in (0..rows).step_by(ROWS_PER_CHUNK) {
-                chunks.push(Chunk { part, first_column, panel, row });
+        let panels = matrix.n.div_ceil(LANES);
+        for first in (0..panels).step_by(step) {
+            for tile in (0..tiles).step_by(tiles_per_chunk) {
+                chunks.push(Chunk {
+                    part,
+                    first_column,
+                    panels: first..panels.min(first + step),
+                    tiles: tile..tiles.min(tile + tiles_per_chunk),
+                });
             }
         }
         first_column += matrix.n;
     }
-    (chunks, panels)
+    chunks
 }
 
-impl Activations {
-    fn quantize(&mut self, x: Matrix<'_>) {
-        let units = x.columns / UNIT;
-        let count = x.rows * units;
-        self.codes.resize(count, [0; UNIT]);
-        self.scales.resize(count, 0.0);
-        self.sums.resize(count, [0; 2]);
-        let (codes, scales) = (SendPtr(self.codes.as_mut_ptr()), SendPtr(self.scales.as_mut_ptr()));
-        let sums = SendPtr(self.sums.as_mut_ptr());
-        kernels::for_each(x.rows * x.columns, x.rows.div_ceil(ROWS), |tile| {
-            let first = tile * ROWS;
-            let rows = ROWS.min(x.rows - first);
-            for row in 0..rows {
-                for (unit, values) in x.row_slice(first + row).as_chunks::<UNIT>().0.iter().enumerate() {
-                    let at = first * units + unit * rows + row;
-                    let (code, scale) = dispatch(Quantize(values));
-                    let sum = |half: &[i8]| half.iter().map(|&code| i32::from(code)).sum();
-                    // SAFETY: each row has its own place in each unit.
-                    unsafe {
-                        *sums.get().add(at) = [sum(&code[..16]), sum(&code[16..])];
-                        *codes.get().add(at) = code;
-                        *scales.get().add(at) = scale;
+/// Some tiles of rows times some panels; `out` is where the first row and the first panel meet.
+struct Panels<'a> {
+    matrix: &'a Quantized,
+    panels: Range<usize>,
+    activations: &'a Activations,
+    /// Which of the activations' terms.
+    terms: usize,
+    tiles: Range<usize>,
+    out: Out,
+    many: bool,
+}
+
+impl Op for Panels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        with_form(self.matrix.form, OfForm { s, panels: self });
+    }
+}
+
+struct OfForm<'a, S> {
+    s: S,
+    panels: Panels<'a>,
+}
+
+impl<S: Simd> Job for OfForm<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Known>(self) {
+        if self.panels.many { self.panels.many::<S, F>(self.s) } else { self.panels.few::<S, F>(self.s) }
+    }
+}
+
+impl Panels<'_> {
+    /// Where the rows of a tile go, for panels from `panel` of the range on.
+    #[inline(always)]
+    fn out(&self, tile: usize, panel: usize) -> Out {
+        let row = self.activations.rows_of(tile).start;
+        let column = panel * LANES;
+        // SAFETY: the row and the column are those of `y`, the bias is as long as its columns.
+        unsafe {
+            let bias = if self.out.bias.is_null() { ptr::null() } else { self.out.bias.add(column) };
+            let at = self.out.at.add(row * self.out.stride + column);
+            Out { at, bias, width: self.out.width - column, ..self.out }
+        }
+    }
+
+    /// Each tile takes panels apart in registers; for a second one they are in a cache.
+    #[inline(always)]
+    fn few<S: Simd, F: Known>(self, s: S) {
+        let units = 0..self.matrix.k / UNIT;
+        // What lies as far on as all threads get meanwhile.
+        let ahead = threads::size() * self.panels.len() * self.matrix.layout.len;
+        for panel in (0..self.panels.len()).step_by(WIDTH) {
+            let count = WIDTH.min(self.panels.len() - panel);
+            let first = self.panels.start + panel;
+            for tile in self.tiles.clone() {
+                let weights = Stored::<F>::new(self.matrix, first..first + count, ahead);
+                let rows = self.activations.tile(tile, self.terms, 0);
+                let out = self.out(tile, panel);
+                with_rows(s, self.activations.rows_of(tile).len(), weights, count, units.clone(), rows, out);
+            }
+        }
+    }
+
+    /// Panels are taken apart once for all tiles, some units at a time.
+    #[inline(always)]
+    fn many<S: Simd, F: Known>(self, s: S) {
+        let units = self.matrix.k / UNIT;
+        APART.with_borrow_mut(|apart| {
+            let apart =
+                apart.floats(UNITS * unit_bytes(2, true) / size_of::<f32>()).as_mut_ptr().cast::<u8>();
+            for first in (0..units).step_by(UNITS) {
+                let count = UNITS.min(units - first);
+                let from = Stored::<F>::new(self.matrix, self.panels.clone(), 0);
+                s.vectorize(TakeApart {
+                    from,
+                    panels: self.panels.len(),
+                    units: first..first + count,
+                    to: apart,
+                });
+                for tile in self.tiles.clone() {
+                    let rows = self.activations.tile(tile, self.terms, first);
+                    let mut out = self.out(tile, 0);
+                    out.accumulate = first > 0;
+                    if first + count < units {
+                        out.bias = ptr::null();
+                    }
+                    let m = self.activations.rows_of(tile).len();
+                    let (panels, units) = (self.panels.len(), 0..count);
+                    match (F::GROUPS, F::MIN, F::SMALL) {
+                        (1, false, true) => {
+                            with_rows(s, m, Apart::<1, false, true>(apart), panels, units, rows, out)
+                        }
+                        (1, false, false) => {
+                            with_rows(s, m, Apart::<1, false, false>(apart), panels, units, rows, out)
+                        }
+                        (1, true, _) => {
+                            with_rows(s, m, Apart::<1, true, true>(apart), panels, units, rows, out)
+                        }
+                        (_, false, _) => {
+                            with_rows(s, m, Apart::<2, false, true>(apart), panels, units, rows, out)
+                        }
+                        (_, true, _) => {
+                            with_rows(s, m, Apart::<2, true, true>(apart), panels, units, rows, out)
+                        }
                     }
                 }
             }
@@ -143,27 +237,64 @@ impl Activations {
     }
 }
 
-/// 32 numbers as bytes within ±127 and their scale, the largest magnitude / 127; NaN if there is one among them, or
-/// an infinity.
-struct Quantize<'a>(&'a [f32; UNIT]);
+/// [`product`] of `m` rows, as a function of its own.
+#[inline(always)]
+fn with_rows<S: Simd, W: tile::Weights>(
+    s: S,
+    m: usize,
+    weights: W,
+    panels: usize,
+    units: Range<usize>,
+    rows: Rows,
+    out: Out,
+) {
+    let tile = Tile { weights, panels, units, rows, out };
+    match m {
+        1 => s.vectorize(OfRows::<W, 1>(tile)),
+        2 => s.vectorize(OfRows::<W, 2>(tile)),
+        3 => s.vectorize(OfRows::<W, 3>(tile)),
+        4 => s.vectorize(OfRows::<W, 4>(tile)),
+        ROWS => s.vectorize(OfRows::<W, ROWS>(tile)),
+        rows => unreachable!("{rows} rows of a tile"),
+    }
+}
 
-/// What is smaller is taken as 0: 127 divided by it might not be finite.
-const TINY: f32 = 1e-30;
+struct Tile<W> {
+    weights: W,
+    panels: usize,
+    units: Range<usize>,
+    rows: Rows,
+    out: Out,
+}
 
-impl Op for Quantize<'_> {
-    type Output = ([i8; UNIT], f32);
+/// Exactly `M` rows.
+struct OfRows<W, const M: usize>(Tile<W>);
+
+impl<W: tile::Weights, const M: usize> Op for OfRows<W, M> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> ([i8; UNIT], f32) {
-        let (left, right) = (s.get(&self.0[..LANES]), s.get(&self.0[LANES..]));
-        let most = s.reduce_max(s.max(s.abs(left), s.abs(right)));
-        let zero = s.splat(0.0);
-        let poison = s.reduce_sum(s.add(s.mul(left, zero), s.mul(right, zero)));
-        let factor = s.splat(if most > TINY { 127.0 / most } else { 0.0 });
-        let mut codes = [0; UNIT];
-        codes[..LANES].copy_from_slice(&s.round_to_bytes(s.mul(left, factor)));
-        codes[LANES..].copy_from_slice(&s.round_to_bytes(s.mul(right, factor)));
-        (codes, if most > TINY { most / 127.0 } else { 0.0 } + poison)
+    fn run<S: Simd>(self, s: S) {
+        let Tile { weights, panels, units, rows, out } = self.0;
+        // SAFETY: a tile of rows and its panels; columns of `y` belong to one chunk.
+        unsafe { product::<S, W, M>(s, &weights, panels, units, rows, out) };
+    }
+}
+
+struct TakeApart<'a, F> {
+    from: Stored<'a, F>,
+    panels: usize,
+    units: Range<usize>,
+    to: *mut u8,
+}
+
+impl<F: Known> Op for TakeApart<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: there is room for [`UNITS`] units of any form.
+        unsafe { take_apart(s, &self.from, self.panels, self.units, self.to) };
     }
 }
 

@@ -1,127 +1,304 @@
-//! The micro-kernel: up to eight rows by a panel of 16 outputs.
+//! The micro-kernel: a few rows by one or two panels of 16 outputs.
 
-use super::ROWS;
-use super::codes::{Job, Known, codes, scales, with_form};
-use crate::formats::blocks::Scales;
-use crate::simd::{BYTES, LANES, Op, Simd, prefetch};
-use crate::weights::{Quantized, UNIT};
+use std::ops::Range;
 
-/// How far before their use lines of codes, and of scales, are asked for.
-const AHEAD: usize = 4096;
-const SCALES_AHEAD: usize = 1024;
+use super::codes::{Known, code, scales};
+use crate::simd::{BYTES, LANES, Simd, prefetch};
+use crate::weights::{PanelLayout, Quantized, UNIT};
 
-/// A tile of rows times a panel.
-pub struct Panel<'a> {
-    pub matrix: &'a Quantized,
-    pub panel: usize,
-    /// From 1 to [`ROWS`].
-    pub rows: usize,
-    /// `[units][rows]`, as the two below.
-    pub codes: &'a [[i8; UNIT]],
-    pub scales: &'a [f32],
-    pub sums: &'a [[i32; 2]],
-    /// `[width]`.
-    pub bias: Option<&'a [f32]>,
-    /// `[rows][stride]`, of which `width ≤ 16` columns are written.
-    pub out: *mut f32,
-    pub stride: usize,
-    pub width: usize,
+/// Rows of a tile. 5 rows by [`WIDTH`] panels take 10 registers for the integers of a unit, as many as are in flight
+/// where the processor begins two products of bytes a cycle and each takes five, and 10 for their totals; with the
+/// codes of two panels, and what is repeated for a row, that is what 32 registers hold. (A total that is kept
+/// in memory instead costs far more than a smaller tile does.)
+pub const ROWS: usize = 5;
+
+/// Panels of a tile.
+pub const WIDTH: usize = 2;
+
+/// Panels, taken apart as they are read, unit by unit.
+pub trait Weights {
+    /// Groups of a unit: 1 or 2.
+    const GROUPS: usize;
+    const MIN: bool;
+    /// As [`Simd::dot_bytes`] wants to know.
+    const SMALL: bool;
+
+    /// Vector `t` of the codes of a unit.
+    /// # Safety
+    /// There are such a panel and such a unit, here and below.
+    unsafe fn code<S: Simd>(&self, s: S, panel: usize, unit: usize, t: usize) -> S::Bytes;
+
+    /// Scale and minimum.
+    /// # Safety
+    /// As above.
+    unsafe fn scales<S: Simd>(&self, s: S, panel: usize, unit: usize, group: usize) -> [S::F32; 2];
+
+    /// Asks for what will be wanted when as many units as this have gone by as one panel has, or more.
+    fn prefetch(&self, _panel: usize, _unit: usize) {}
 }
 
-impl Op for Panel<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        with_form(self.matrix.form, Form { s, panel: self });
-    }
+/// Panels as they are stored.
+pub struct Stored<'a, F> {
+    panels: *const u8,
+    layout: &'a PanelLayout,
+    levels: &'a [u8; 16],
+    /// How many bytes before it is read memory is asked for.
+    ahead: usize,
+    form: std::marker::PhantomData<F>,
 }
 
-struct Form<'a, S> {
-    s: S,
-    panel: Panel<'a>,
-}
-
-impl<S: Simd> Job for Form<'_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<F: Known>(self) {
-        let Form { s, panel } = self;
-        match panel.rows {
-            1 => s.vectorize(Tile::<1, F>::new(panel)),
-            2 => s.vectorize(Tile::<2, F>::new(panel)),
-            3 => s.vectorize(Tile::<3, F>::new(panel)),
-            4 => s.vectorize(Tile::<4, F>::new(panel)),
-            5 => s.vectorize(Tile::<5, F>::new(panel)),
-            6 => s.vectorize(Tile::<6, F>::new(panel)),
-            7 => s.vectorize(Tile::<7, F>::new(panel)),
-            ROWS => s.vectorize(Tile::<ROWS, F>::new(panel)),
-            rows => unreachable!("{rows} rows of a tile"),
+impl<'a, F: Known> Stored<'a, F> {
+    pub fn new(matrix: &'a Quantized, panels: Range<usize>, ahead: usize) -> Self {
+        Stored {
+            panels: matrix.panels(panels).as_ptr(),
+            layout: &matrix.layout,
+            levels: matrix.form.levels.unwrap_or(&[0; 16]),
+            ahead,
+            form: std::marker::PhantomData,
         }
     }
 }
 
-/// Exactly `M` rows.
-struct Tile<'a, const M: usize, F>(Panel<'a>, std::marker::PhantomData<F>);
+impl<F: Known> Weights for Stored<'_, F> {
+    const GROUPS: usize = F::GROUPS;
+    const MIN: bool = F::MIN;
+    const SMALL: bool = F::SMALL;
 
-impl<'a, const M: usize, F: Known> Tile<'a, M, F> {
     #[inline(always)]
-    fn new(panel: Panel<'a>) -> Self {
-        Tile(panel, std::marker::PhantomData)
+    unsafe fn code<S: Simd>(&self, s: S, panel: usize, unit: usize, t: usize) -> S::Bytes {
+        let at = panel * self.layout.len + unit * self.layout.codes;
+        // SAFETY: the caller's.
+        unsafe { code::<S, F>(s, self.panels.add(at), self.levels, t) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(&self, s: S, panel: usize, unit: usize, group: usize) -> [S::F32; 2] {
+        // SAFETY: the caller's.
+        unsafe { scales::<S, F>(s, self.panels.add(panel * self.layout.len), self.layout, unit, group) }
+    }
+
+    /// A panel front to back, whatever lies where in it: a unit takes a line for each bit of its codes and at most one
+    /// more for its scales.
+    #[inline(always)]
+    fn prefetch(&self, panel: usize, unit: usize) {
+        let lines = (F::LOW + F::HIGH + 1) as usize;
+        let from = self.panels.wrapping_add(self.ahead + panel * self.layout.len + unit * lines * BYTES);
+        let mut line = 0;
+        while line < lines {
+            prefetch(from.wrapping_add(line * BYTES));
+            line += 1;
+        }
     }
 }
 
-impl<const M: usize, F: Known> Op for Tile<'_, M, F> {
-    type Output = ();
+/// [`WIDTH`] panels taken apart: of each unit `[8][WIDTH]` vectors of codes, then `[GROUPS][WIDTH]` vectors of scales
+/// and, if there are, of minima.
+pub struct Apart<const GROUPS: usize, const MIN: bool, const SMALL: bool>(pub *const u8);
+
+impl<const GROUPS: usize, const MIN: bool, const SMALL: bool> Apart<GROUPS, MIN, SMALL> {
+    const UNIT: usize = unit_bytes(GROUPS, MIN);
+}
+
+/// Bytes of a unit taken apart.
+pub const fn unit_bytes(groups: usize, min: bool) -> usize {
+    WIDTH * BYTES * (8 + groups * (1 + min as usize))
+}
+
+impl<const GROUPS: usize, const MIN: bool, const SMALL: bool> Weights for Apart<GROUPS, MIN, SMALL> {
+    const GROUPS: usize = GROUPS;
+    const MIN: bool = MIN;
+    const SMALL: bool = SMALL;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let Panel { matrix, panel, codes: rows, scales: row_scales, sums, bias, out, stride, width, .. } =
-            self.0;
-        let (layout, offset) = (matrix.layout, i32::from(matrix.form.offset));
-        let panel = matrix.panel(panel);
-        let levels = matrix.form.levels.unwrap_or(&[0; 16]);
-        let has_min = matches!(F::SCALES, Scales::HalfAndMin | Scales::Bytes | Scales::NibblesBySixteen);
-        let mut totals = [s.splat(0.0); M];
-        let (rows, _) = rows.as_chunks::<M>();
-        let (row_scales, _) = row_scales.as_chunks::<M>();
-        let (sums, _) = sums.as_chunks::<M>();
-        let units = panel.chunks_exact(layout.codes).zip(rows).zip(row_scales.iter().zip(sums)).enumerate();
-        for (unit, ((unit_codes, rows), (row_scales, sums))) in units {
-            // A row alone waits for memory, where one stream a thread is too few for its prefetcher.
-            for line in (0..unit_codes.len()).step_by(BYTES) {
-                prefetch(unit_codes.as_ptr().wrapping_add(AHEAD + line));
-            }
-            prefetch(panel.as_ptr().wrapping_add(layout.scales + unit * layout.unit_scales + SCALES_AHEAD));
-            let vectors = codes::<S, F>(s, unit_codes, levels);
-            let scales = scales::<S, F>(s, panel, &layout, unit);
-            for group in 0..F::GROUPS {
-                let [scale, min] = scales[group];
-                for r in 0..M {
-                    let sum = if F::GROUPS == 2 { sums[r][group] } else { sums[r][0] + sums[r][1] };
-                    let mut dot = s.splat_i32(-(offset * sum));
-                    let (fours, _) = rows[r].as_chunks::<4>();
-                    for t in group * 8 / F::GROUPS..(group + 1) * 8 / F::GROUPS {
-                        dot = if F::SMALL {
-                            s.dot_bytes::<true>(dot, vectors[t], s.repeat_bytes(fours[t]))
-                        } else {
-                            s.dot_bytes::<false>(dot, vectors[t], s.repeat_bytes(fours[t]))
-                        };
-                    }
-                    let factor = s.mul(scale, s.splat(row_scales[r]));
-                    totals[r] = s.fma(s.to_float(dot), factor, totals[r]);
-                    if has_min {
-                        totals[r] = s.fma(min, s.splat(row_scales[r] * sum as f32), totals[r]);
+    unsafe fn code<S: Simd>(&self, s: S, panel: usize, unit: usize, t: usize) -> S::Bytes {
+        // SAFETY: the caller's.
+        unsafe { s.bytes(&*self.0.add(unit * Self::UNIT + (t * WIDTH + panel) * BYTES).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(&self, s: S, panel: usize, unit: usize, group: usize) -> [S::F32; 2] {
+        let vector = 8 + group * (1 + usize::from(MIN));
+        // SAFETY: the caller's.
+        unsafe {
+            let at = self.0.add(unit * Self::UNIT + (vector * WIDTH + panel) * BYTES).cast();
+            [s.load(at), if MIN { s.load(at.add(WIDTH * LANES)) } else { s.splat(0.0) }]
+        }
+    }
+}
+
+/// Takes units of up to [`WIDTH`] panels apart, for [`Apart`].
+/// # Safety
+/// There are such units and panels, and room for them at `to`.
+#[inline(always)]
+pub unsafe fn take_apart<S: Simd, F: Known>(
+    s: S,
+    from: &Stored<'_, F>,
+    panels: usize,
+    units: Range<usize>,
+    mut to: *mut u8,
+) {
+    let mut unit = units.start;
+    while unit < units.end {
+        let mut panel = 0;
+        while panel < panels {
+            // SAFETY: the caller's.
+            unsafe {
+                for t in 0..8 {
+                    let at = to.add((t * WIDTH + panel) * BYTES);
+                    s.store_bytes(&mut *at.cast(), from.code(s, panel, unit, t));
+                }
+                for group in 0..F::GROUPS {
+                    let both = from.scales(s, panel, unit, group);
+                    for kind in 0..1 + usize::from(F::MIN) {
+                        let vector = 8 + group * (1 + usize::from(F::MIN)) + kind;
+                        s.store(to.add((vector * WIDTH + panel) * BYTES).cast(), both[kind]);
                     }
                 }
             }
+            panel += 1;
         }
-        for r in 0..M {
-            let total = if let Some(bias) = bias { s.add(totals[r], s.get(bias)) } else { totals[r] };
-            // SAFETY: `width` columns of each row are this panel's.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.add(r * stride), width.min(LANES)) };
-            s.put(out, total);
+        to = to.wrapping_add(unit_bytes(F::GROUPS, F::MIN));
+        unit += 1;
+    }
+}
+
+/// Rows as bytes, from some unit on: `[units][rows]` of everything.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    pub codes: *const [i8; UNIT],
+    pub scales: *const f32,
+    /// `[units][groups][rows]`, see [`super::Activations`].
+    pub terms: *const i32,
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub struct Out {
+    /// `[rows][stride]`.
+    pub at: *mut f32,
+    pub stride: usize,
+    /// Columns that are written, of those that the panels have.
+    pub width: usize,
+    /// Whether totals go on from what is there.
+    pub accumulate: bool,
+    /// `[width]`, or null.
+    pub bias: *const f32,
+}
+
+/// `M` rows by `panels` of `weights`, over units of them that begin at the rows' first.
+/// # Safety
+/// The pointers are valid for that much; `out` for writing.
+#[inline(always)]
+pub unsafe fn product<S: Simd, W: Weights, const M: usize>(
+    s: S,
+    weights: &W,
+    panels: usize,
+    units: Range<usize>,
+    rows: Rows,
+    out: Out,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        if S::WIDE {
+            if panels == WIDTH {
+                tile::<S, W, M, M, WIDTH>(s, weights, 0, units, 0, rows, out);
+            } else {
+                tile::<S, W, M, M, 1>(s, weights, 0, units, 0, rows, out);
+            }
+            return;
+        }
+        // Half as wide there are 16 registers: two rows by a panel take 8 for integers and totals.
+        for panel in 0..panels {
+            for row in (0..M / 2 * 2).step_by(2) {
+                tile::<S, W, M, 2, 1>(s, weights, panel, units.clone(), row, rows, out);
+            }
+            if M % 2 == 1 {
+                tile::<S, W, M, 1, 1>(s, weights, panel, units.clone(), M - 1, rows, out);
+            }
+        }
+    }
+}
+
+/// `R` of `M` rows by `P` panels.
+#[inline(always)]
+unsafe fn tile<S: Simd, W: Weights, const M: usize, const R: usize, const P: usize>(
+    s: S,
+    weights: &W,
+    panel: usize,
+    units: Range<usize>,
+    row: usize,
+    rows: Rows,
+    out: Out,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let (mut codes, mut scales) = (rows.codes.add(row), rows.scales.add(row));
+        let mut terms = rows.terms.add(row);
+        let mut totals = [[s.splat(0.0); P]; R];
+        if out.accumulate {
+            for r in 0..R {
+                for p in 0..P {
+                    let column = (panel + p) * LANES;
+                    let at = out.at.add((row + r) * out.stride + column);
+                    totals[r][p] = s.load_first(at, LANES.min(out.width - column));
+                }
+            }
+        }
+        // (Loops of constant length are unrolled; one over a range that is not known may call for its next number.)
+        let mut unit = units.start;
+        while unit < units.end {
+            for p in 0..P {
+                weights.prefetch(panel + p, unit);
+            }
+            for group in 0..W::GROUPS {
+                let mut dots = [[s.splat_i32(0); P]; R];
+                if !W::MIN {
+                    for r in 0..R {
+                        dots[r] = [s.splat_i32(*terms.add(r)); P];
+                    }
+                }
+                for t in group * 8 / W::GROUPS..(group + 1) * 8 / W::GROUPS {
+                    let mut vectors = [s.repeat_bytes([0; 4]); P];
+                    for p in 0..P {
+                        vectors[p] = weights.code(s, panel + p, unit, t);
+                    }
+                    for r in 0..R {
+                        let four = s.repeat_bytes((*codes.add(r)).as_chunks::<4>().0[t]);
+                        for p in 0..P {
+                            dots[r][p] = if W::SMALL {
+                                s.dot_bytes::<true>(dots[r][p], vectors[p], four)
+                            } else {
+                                s.dot_bytes::<false>(dots[r][p], vectors[p], four)
+                            };
+                        }
+                    }
+                }
+                for p in 0..P {
+                    let [scale, min] = weights.scales(s, panel + p, unit, group);
+                    for r in 0..R {
+                        let factor = s.mul(scale, s.splat(*scales.add(r)));
+                        totals[r][p] = s.fma(s.to_float(dots[r][p]), factor, totals[r][p]);
+                        if W::MIN {
+                            let term = f32::from_bits(*terms.add(r) as u32);
+                            totals[r][p] = s.fma(min, s.splat(term), totals[r][p]);
+                        }
+                    }
+                }
+                terms = terms.add(M);
+            }
+            (codes, scales) = (codes.add(M), scales.add(M));
+            unit += 1;
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let column = (panel + p) * LANES;
+                let width = LANES.min(out.width - column);
+                let mut total = totals[r][p];
+                if !out.bias.is_null() {
+                    total = s.add(total, s.load_first(out.bias.add(column), width));
+                }
+                s.store_first(out.at.add((row + r) * out.stride + column), width, total);
+            }
         }
     }
 }
