@@ -39,6 +39,17 @@ pub unsafe fn run<O: Op, const EXTRA: u8>(op: O) -> O::Output {
     }
 }
 
+/// Of 32 numbers the first, the seventeenth, the second, and so on.
+const WEAVE: [u16; 32] = {
+    let mut indices = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        indices[i] = (i / 2 + i % 2 * 16) as u16;
+        i += 1;
+    }
+    indices
+};
+
 /// The upper half of each lane rounded to nearest even, as a number; the lower holds anything.
 /// # Safety
 /// The machine has AVX-512 F.
@@ -210,6 +221,23 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
                 rows[8 + i] = _mm512_shuffle_f32x4::<0b10_00_10_00>(high_ab, high_cd);
                 rows[12 + i] = _mm512_shuffle_f32x4::<0b11_01_11_01>(high_ab, high_cd);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn bfloat16_pairs(self, low: __m512, high: __m512) -> __m512 {
+        if EXTRA == BF16 {
+            use std::mem::transmute;
+            unsafe {
+                // Sixteen lower halves, then sixteen upper ones; subnormal numbers are taken as 0 here too.
+                let rounded = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_castsi512_ps(_mm512_permutexvar_epi16(
+                    _mm512_loadu_si512(WEAVE.as_ptr().cast()),
+                    rounded,
+                ))
+            }
+        } else {
+            super::emulated_bfloat16_pairs(self, low, high)
         }
     }
 

@@ -99,7 +99,7 @@ pub trait Simd: Copy {
     /// even in the lower half, `high` in the upper. Subnormal numbers become 0, as that takes them.
     #[inline(always)]
     fn bfloat16_pairs(self, low: Self::F32, high: Self::F32) -> Self::F32 {
-        self.round_pairs(without_payload(self, flush(self, low)), without_payload(self, flush(self, high)))
+        emulated_bfloat16_pairs(self, low, high)
     }
 
     /// What [`Simd::bfloat16_pairs`] does with numbers that are normal, 0, infinite, or the plain NaN: adds
@@ -208,6 +208,12 @@ fn flush<S: Simd>(s: S, x: S::F32) -> S::F32 {
 #[inline(always)]
 fn without_payload<S: Simd>(s: S, x: S::F32) -> S::F32 {
     s.select(s.is_nan(x), s.splat(f32::NAN), x)
+}
+
+/// [`Simd::bfloat16_pairs`] where there is no instruction for it.
+#[inline(always)]
+fn emulated_bfloat16_pairs<S: Simd>(s: S, low: S::F32, high: S::F32) -> S::F32 {
+    s.round_pairs(without_payload(s, flush(s, low)), without_payload(s, flush(s, high)))
 }
 
 /// [`Simd::dot_bfloat16`] where there is no instruction for it.

@@ -151,6 +151,7 @@ fn bfloat16_is_rounded_to_nearest_even() {
         for (x, expected) in cases {
             assert_eq!(dispatch_on(isa, Pairs(x, 2.0)).0, 0x4000_0000 | expected, "{x} {isa:?}");
             assert_eq!(dispatch_on(isa, Pairs(2.0, x)).0, expected << 16 | 0x4000, "{x} {isa:?}");
+            assert_eq!(dispatch_bfloat16(Pairs(x, 2.0)).0, 0x4000_0000 | expected, "{x}");
         }
         assert_eq!(dispatch_on(isa, Pairs(3.0, -5.0)).1, 0.5 - 10.0 + 3.0);
     }

@@ -276,7 +276,11 @@ fn pack_rows(
     let packed = SendPtr(packed.as_mut_ptr());
     let (from, start) = (SendPtr(a.as_ptr().cast_mut()), ks.start);
     let pack = |strips: Range<usize>, ks: Range<usize>| {
-        dispatch(PackStrips { from, a, rows: rows.clone(), strips, ks, start, precision, packed, steps });
+        let job = PackStrips { from, a, rows: rows.clone(), strips, ks, start, precision, packed, steps };
+        match precision {
+            Precision::Float32 => dispatch(job),
+            Precision::Bfloat16 => dispatch_bfloat16(job),
+        }
     };
     if a.row_stride == 1 {
         // Rows lie next to each other: all of them, some k at a time.
