@@ -5,10 +5,11 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use llmcore::cache::{KvPool, KvShape};
 use llmcore::formats::DType;
 use llmcore::formats::blocks::Form;
 use llmcore::kernels::attention::{
-    BLOCK, HeadRows, HeadRowsMut, Heads, Item, KvView, Mask, Span, attend, attend_backward, attend_rows,
+    HeadRows, HeadRowsMut, Heads, Item, KvDtype, Mask, Span, attend, attend_backward, attend_rows,
 };
 use llmcore::kernels::optimizer::{AdamW, sum_of_squares};
 use llmcore::kernels::{
@@ -59,10 +60,15 @@ fn main() {
     if wanted("quantized") {
         quantized(bandwidth, bytes_peak);
     }
-    for (rows, past) in [(1, 511), (1, 4095), (512, 0)] {
-        let name = format!("attention {rows} rows after {past}");
-        if wanted(&name) {
-            attention(&name, rows, past, flops);
+    for (model, heads, kv_heads) in [("SmolLM2", 9, 3), ("GPT-2", 12, 12)] {
+        let heads = Heads { heads, kv_heads, head_dim: 64, scale: 0.125 };
+        for dtype in [KvDtype::Float32, KvDtype::Bfloat16, KvDtype::Int8] {
+            for (rows, past) in [(1, 127), (1, 1023), (1, 8191), (512, 0), (512, 7680)] {
+                let name = format!("attention {model} {dtype:?}, {rows} rows after {past}");
+                if wanted(&name) {
+                    attention(&name, heads, dtype, rows, past, flops, bandwidth);
+                }
+            }
         }
     }
     if wanted("row") {
@@ -207,30 +213,51 @@ fn gemv(element: Element, bandwidth: f64) {
     }
 }
 
-fn attention(name: &str, rows: usize, past: usize, peak: f64) {
-    let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125 };
+/// As many layers as a model has, so that a step's keys and values come from memory.
+fn attention(name: &str, heads: Heads, dtype: KvDtype, rows: usize, past: usize, peak: f64, bandwidth: f64) {
+    let layers = if rows == 1 { 30 } else { 2 };
+    let Heads { heads: count, kv_heads, head_dim, .. } = heads;
     let len = past + rows;
-    let data: Vec<Vec<f32>> = (0..3 * len.div_ceil(BLOCK)).map(|_| noise(BLOCK * 64)).collect();
-    let blocks: Vec<Vec<&[f32]>> =
-        data.chunks(len.div_ceil(BLOCK)).map(|blocks| blocks.iter().map(Vec::as_slice).collect()).collect();
-    let kv: Vec<KvView<'_>> = blocks.iter().map(|b| KvView { keys: b, values: b }).collect();
-    let q = noise(rows * 960);
-    let mut out = vec![0.0; rows * 576];
-    let items = [Item {
-        row: 0,
-        rows,
-        first_position: past,
-        kv: &kv,
-        kv_len: len,
-        causal: true,
-        window: None,
-        bias: None,
-    }];
-    let queries = HeadRows { data: &q, stride: 960, offset: 0 };
-    let seconds = best(|| attend(heads, &items, queries, &mut out));
+    let mut pool = KvPool::new(&vec![KvShape { heads: kv_heads, head_dim }; layers], dtype);
+    let seq = pool.start();
+    pool.reserve(seq, len).unwrap();
+    let width = kv_heads * head_dim;
+    let some = noise(len * width);
+    let kv = HeadRows { data: &some, stride: width, offset: 0 };
+    let start = Instant::now();
+    for layer in 0..layers {
+        pool.write(layer, [(seq, 0, 0..len)].into_iter(), kv, kv);
+    }
+    let write = start.elapsed().as_secs_f64() / layers as f64;
+    let q = noise(rows * count * head_dim);
+    let mut out = vec![0.0; q.len()];
+    let queries = HeadRows { data: &q, stride: count * head_dim, offset: 0 };
+    let blocks: Vec<Vec<&[u8]>> = (0..layers).map(|layer| pool.layer(seq, layer).collect()).collect();
+    let seconds = best(|| {
+        for blocks in &blocks {
+            let items = [Item {
+                row: 0,
+                rows,
+                first_position: past,
+                blocks,
+                kv_len: len,
+                causal: true,
+                window: None,
+                bias: None,
+            }];
+            attend(heads, dtype, &items, queries, &mut out);
+        }
+    });
     let pairs = rows * past + rows * (rows + 1) / 2;
-    let speed = (4 * pairs * 576) as f64 / seconds / 1e9;
-    println!("{name:32} {speed:8.1} GFLOP/s {:5.1} % {:8.1} us", 100.0 * speed / peak, seconds * 1e6);
+    let speed = (4 * pairs * count * head_dim * layers) as f64 / seconds / 1e9;
+    let bytes = (len * pool.bytes_per_position()) as f64 / seconds / 1e9;
+    println!(
+        "{name:50} {speed:7.1} GFLOP/s {:5.1} % {bytes:6.1} GB/s {:5.1} % {:8.1} us a layer, {:.0} us to write",
+        100.0 * speed / peak,
+        100.0 * bytes / bandwidth,
+        seconds * 1e6 / layers as f64,
+        write * 1e6,
+    );
 }
 
 /// The backward kernels of a training step of GPT-2 124M on 4 sequences of 256 tokens.

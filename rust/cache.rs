@@ -4,12 +4,13 @@
 //! write into a shared block copies that block. Beams, samples of a prompt and shared prefixes are
 //! therefore tables over one pool, and reordering them moves no floats.
 //!
-//! A block holds [`BLOCK`] positions of every layer. Within it, each layer and each of its heads has
-//! its keys as panels of 16 positions, `[BLOCK / 16][head_dim][16]`, then its values as rows,
-//! `[BLOCK][head_dim]`: the forms that both products of attention read.
+//! A block holds [`BLOCK`] positions of every layer, in float32, bfloat16 or bytes; [`KvLayout`] says how: keys
+//! as panels and values as rows, the forms that both products of attention read.
+
+use std::ops::Range;
 
 use crate::error::Result;
-use crate::kernels::attention::{BLOCK, write_key, write_value};
+use crate::kernels::attention::{self, BLOCK, HeadRows, KvDtype, KvLayout, Stretch};
 use crate::step::SeqId;
 use crate::weights::Piece;
 
@@ -27,7 +28,7 @@ const SLAB: usize = 64 << 20;
 const MOST_IN_SLAB: usize = 256;
 
 struct Block {
-    floats: Piece,
+    memory: Piece,
     references: u32,
 }
 
@@ -40,8 +41,9 @@ struct Sequence {
 
 /// The blocks and sequences of one model.
 pub struct KvPool {
-    shapes: Vec<KvShape>,
-    /// Where each layer begins in a block; one more for the end.
+    dtype: KvDtype,
+    layouts: Vec<KvLayout>,
+    /// The byte at which each layer begins in a block; one more for the end.
     offsets: Vec<usize>,
     blocks: Vec<Block>,
     free: Vec<usize>,
@@ -51,13 +53,16 @@ pub struct KvPool {
 }
 
 impl KvPool {
-    pub fn new(shapes: Vec<KvShape>) -> Self {
+    pub fn new(shapes: &[KvShape], dtype: KvDtype) -> Self {
+        let layout = |shape: &KvShape| KvLayout { dtype, heads: shape.heads, head_dim: shape.head_dim };
+        let layouts: Vec<KvLayout> = shapes.iter().map(layout).collect();
         let mut offsets = vec![0];
-        for shape in &shapes {
-            offsets.push(offsets[offsets.len() - 1] + shape.heads * 2 * BLOCK * shape.head_dim);
+        for layout in &layouts {
+            offsets.push(offsets[offsets.len() - 1] + layout.bytes());
         }
         KvPool {
-            shapes,
+            dtype,
+            layouts,
             offsets,
             blocks: Vec::new(),
             free: Vec::new(),
@@ -68,10 +73,10 @@ impl KvPool {
 
     /// Bytes that one position of a sequence takes in every layer together.
     pub fn bytes_per_position(&self) -> usize {
-        self.block_floats() / BLOCK * size_of::<f32>()
+        self.block_bytes() / BLOCK
     }
 
-    fn block_floats(&self) -> usize {
+    fn block_bytes(&self) -> usize {
         self.offsets[self.offsets.len() - 1]
     }
 
@@ -161,129 +166,172 @@ impl KvPool {
             self.blocks[block].references = 1;
             return Ok(block);
         }
-        let Some(floats) = self.spare.pop() else {
-            let floats = self.block_floats();
-            let count = (SLAB / size_of::<f32>() / floats.max(1)).clamp(1, MOST_IN_SLAB);
+        let Some(memory) = self.spare.pop() else {
+            let bytes = self.block_bytes();
+            let count = (SLAB / bytes.max(1)).clamp(1, MOST_IN_SLAB);
+            let floats = bytes / size_of::<f32>();
             self.spare = Piece::several(count, floats, "keys and values")?.rev().collect();
             return self.allocate();
         };
-        self.blocks.push(Block { floats, references: 1 });
+        self.blocks.push(Block { memory, references: 1 });
         Ok(self.blocks.len() - 1)
     }
 
-    /// Copies the first `positions` of a block: the panels of keys that they touch, and their rows of values.
     fn copy_positions(&mut self, from: usize, to: usize, positions: usize) {
         let [source, target] =
             self.blocks.get_disjoint_mut([from, to]).expect("a fresh block is not the one it copies");
-        for (shape, &layer) in self.shapes.iter().zip(&self.offsets) {
-            let keys = positions.div_ceil(16) * 16 * shape.head_dim;
-            let values = positions * shape.head_dim;
-            let half = BLOCK * shape.head_dim;
-            for head in (0..shape.heads).map(|head| layer + head * 2 * half) {
-                target.floats[head..][..keys].copy_from_slice(&source.floats[head..][..keys]);
-                target.floats[head + half..][..values]
-                    .copy_from_slice(&source.floats[head + half..][..values]);
+        for (layout, range) in self.layouts.iter().zip(self.offsets.windows(2)) {
+            let range = range[0]..range[1];
+            let (source, target) =
+                (&source.memory.bytes()[range.clone()], &mut target.memory.bytes_mut()[range]);
+            layout.copy(positions, source, target);
+        }
+    }
+
+    /// Writes keys and values of a layer: each of `rows` says a sequence, a position, and which rows are for the
+    /// positions from there on. [`KvPool::reserve`] made these writable; no two are of one sequence.
+    pub fn write(
+        &mut self,
+        layer: usize,
+        rows: impl Iterator<Item = (SeqId, usize, Range<usize>)>,
+        keys: HeadRows<'_>,
+        values: HeadRows<'_>,
+    ) {
+        let mut places = Vec::new();
+        for (seq, mut position, mut rows) in rows {
+            while !rows.is_empty() {
+                let slot = position % BLOCK;
+                let count = rows.len().min(BLOCK - slot);
+                let block = self.sequence(seq).blocks[position / BLOCK];
+                places.push((block, slot, rows.start..rows.start + count));
+                (position, rows.start) = (position + count, rows.start + count);
             }
         }
-    }
-
-    /// Writes the key and the value of a position, each `[heads · head_dim]`, which [`KvPool::reserve`] made
-    /// writable.
-    pub fn write(&mut self, seq: SeqId, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
-        let KvShape { head_dim, .. } = self.shapes[layer];
+        // Blocks in order can be borrowed one after the other.
+        places.sort_unstable_by_key(|(block, ..)| *block);
         let range = self.offsets[layer]..self.offsets[layer + 1];
-        let block = self.sequence(seq).blocks[position / BLOCK];
-        let heads = self.blocks[block].floats[range].chunks_exact_mut(2 * BLOCK * head_dim);
-        let rows = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
-        for (head, (key, value)) in heads.zip(rows) {
-            let (head_keys, head_values) = head.split_at_mut(BLOCK * head_dim);
-            write_key(key, position % BLOCK, head_keys);
-            write_value(value, position % BLOCK, head_values);
-        }
+        let (mut blocks, mut passed) = (self.blocks.iter_mut(), 0);
+        let stretch = |(block, slot, rows): (usize, usize, Range<usize>)| {
+            let memory = &mut blocks.nth(block - passed).expect("a block of the pool").memory;
+            passed = block + 1;
+            Stretch { block: &mut memory.bytes_mut()[range.clone()], slot, rows }
+        };
+        let mut stretches: Vec<Stretch<'_>> = places.into_iter().map(stretch).collect();
+        attention::write(&self.layouts[layer], &mut stretches, keys, values);
     }
 
-    /// The blocks of a sequence for one layer, in order of position; [`KvPool::heads`] reads one.
-    pub fn layer(&self, seq: SeqId, layer: usize) -> impl Iterator<Item = &[f32]> {
+    /// What its keys and values are stored in.
+    pub fn dtype(&self) -> KvDtype {
+        self.dtype
+    }
+
+    /// The blocks of a sequence for one layer, in order of position; see [`KvLayout`].
+    pub fn layer(&self, seq: SeqId, layer: usize) -> impl Iterator<Item = &[u8]> {
         let range = self.offsets[layer]..self.offsets[layer + 1];
-        self.sequence(seq).blocks.iter().map(move |&block| &self.blocks[block].floats[range.clone()])
-    }
-
-    /// Each head's keys, `[BLOCK / 16][head_dim][16]`, and values, `[BLOCK][head_dim]`, of a block of a layer.
-    pub fn heads<'a>(
-        &self,
-        layer: usize,
-        block: &'a [f32],
-    ) -> impl Iterator<Item = (&'a [f32], &'a [f32])> + use<'a> {
-        let half = BLOCK * self.shapes[layer].head_dim;
-        block.chunks_exact(2 * half).map(move |head| head.split_at(half))
+        self.sequence(seq).blocks.iter().map(move |&block| &self.blocks[block].memory.bytes()[range.clone()])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::attention::{Heads, Item, attend, attention_probs};
 
     const SHAPE: KvShape = KvShape { heads: 2, head_dim: 3 };
 
+    const DTYPES: [KvDtype; 3] = [KvDtype::Float32, KvDtype::Bfloat16, KvDtype::Int8];
+
+    /// A key of 1 and a value, which every type holds exactly if it has few bits.
     fn write(pool: &mut KvPool, seq: SeqId, value: f32) {
         pool.reserve(seq, 1).unwrap();
-        pool.write(seq, 0, pool.len(seq), &[value + 0.5; 6], &[value; 6]);
+        let (keys, values) = ([1.0; 6], [value; 6]);
+        let [keys, values] = [&keys, &values].map(|data| HeadRows { data, stride: 6, offset: 0 });
+        pool.write(0, [(seq, pool.len(seq), 0..1)].into_iter(), keys, values);
         pool.commit(seq, 1);
     }
 
-    /// The last entry of every value; every key is checked against it.
+    /// What a query that sees one position gets: its value.
     fn read(pool: &KvPool, seq: SeqId) -> Vec<f32> {
-        let blocks: Vec<&[f32]> = pool.layer(seq, 0).collect();
+        let blocks: Vec<&[u8]> = pool.layer(seq, 0).collect();
+        let heads = Heads { heads: 2, kv_heads: 2, head_dim: 3, scale: 1.0 };
         let at = |position: usize| {
-            let (keys, values) = pool.heads(0, blocks[position / BLOCK]).last().unwrap();
-            let slot = position % BLOCK;
-            let value = values[slot * SHAPE.head_dim + 2];
-            assert_eq!(keys[(slot / 16 * SHAPE.head_dim + 2) * 16 + slot % 16], value + 0.5);
-            value
+            let item = Item {
+                row: 0,
+                rows: 1,
+                first_position: position,
+                blocks: &blocks,
+                kv_len: pool.len(seq),
+                causal: true,
+                window: Some(1),
+                bias: None,
+            };
+            let (queries, mut out) = ([1.0; 6], [0.0; 6]);
+            let queries = HeadRows { data: &queries, stride: 6, offset: 0 };
+            attend(heads, pool.dtype(), &[item], queries, &mut out);
+            let mut score = [0.0; 2 * 200];
+            let scores = &mut score[..2 * item.kv_len];
+            attention_probs(heads, pool.dtype(), &item, queries, Some(scores), None);
+            assert!((scores[item.kv_len + position] - 3.0).abs() < 1e-6, "the key");
+            assert!(out.iter().all(|x| *x == out[0]));
+            out[5].round()
         };
         (0..pool.len(seq)).map(at).collect()
     }
 
+    /// A pool of each type.
+    fn pools() -> impl Iterator<Item = KvPool> {
+        DTYPES.into_iter().map(|dtype| KvPool::new(&[SHAPE], dtype))
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_type() {
+        let bytes: Vec<usize> = pools().map(|pool| pool.bytes_per_position()).collect();
+        assert_eq!(bytes, [2 * 2 * 3 * 4, 2 * 2 * 3 * 2, 2 * 2 * (3 + 4)]);
+    }
+
     #[test]
     fn a_fork_shares_until_one_writes() {
-        let mut pool = KvPool::new(vec![SHAPE]);
-        let a = pool.start();
-        (0..70).for_each(|i| write(&mut pool, a, i as f32));
-        let b = pool.fork(a);
-        assert_eq!(pool.blocks.len(), 2);
-        write(&mut pool, b, -1.0);
-        write(&mut pool, a, -2.0);
-        assert_eq!(pool.blocks.len(), 3);
-        let prefix: Vec<f32> = (0..70).map(|i| i as f32).collect();
-        assert_eq!(read(&pool, a), [&prefix[..], &[-2.0]].concat());
-        assert_eq!(read(&pool, b), [&prefix[..], &[-1.0]].concat());
+        for mut pool in pools() {
+            let a = pool.start();
+            (0..70).for_each(|i| write(&mut pool, a, i as f32));
+            let b = pool.fork(a);
+            assert_eq!(pool.blocks.len(), 2);
+            write(&mut pool, b, -1.0);
+            write(&mut pool, a, -2.0);
+            assert_eq!(pool.blocks.len(), 3);
+            let prefix: Vec<f32> = (0..70).map(|i| i as f32).collect();
+            assert_eq!(read(&pool, a), [&prefix[..], &[-2.0]].concat());
+            assert_eq!(read(&pool, b), [&prefix[..], &[-1.0]].concat());
+        }
     }
 
     #[test]
     fn blocks_come_back() {
-        let mut pool = KvPool::new(vec![SHAPE]);
-        let a = pool.start();
-        (0..130).for_each(|i| write(&mut pool, a, i as f32));
-        let b = pool.fork(a);
-        pool.truncate(b, 64);
-        pool.release(a);
-        assert_eq!(pool.free.len(), 2);
-        write(&mut pool, b, 7.0);
-        assert_eq!((pool.blocks.len(), read(&pool, b)[64]), (3, 7.0));
-        pool.release(b);
-        assert_eq!(pool.free.len(), 3);
+        for mut pool in pools() {
+            let a = pool.start();
+            (0..130).for_each(|i| write(&mut pool, a, i as f32));
+            let b = pool.fork(a);
+            pool.truncate(b, 64);
+            pool.release(a);
+            assert_eq!(pool.free.len(), 2);
+            write(&mut pool, b, 7.0);
+            assert_eq!((pool.blocks.len(), read(&pool, b)[64]), (3, 7.0));
+            pool.release(b);
+            assert_eq!(pool.free.len(), 3);
+        }
     }
 
     #[test]
     fn what_was_reserved_in_vain_is_given_back() {
-        let mut pool = KvPool::new(vec![SHAPE]);
-        let a = pool.start();
-        (0..64).for_each(|i| write(&mut pool, a, i as f32));
-        pool.reserve(a, 100).unwrap();
-        pool.truncate(a, 64);
-        let b = pool.fork(a);
-        write(&mut pool, a, -1.0);
-        write(&mut pool, b, -2.0);
-        assert_eq!((read(&pool, a)[64], read(&pool, b)[64]), (-1.0, -2.0));
+        for mut pool in pools() {
+            let a = pool.start();
+            (0..64).for_each(|i| write(&mut pool, a, i as f32));
+            pool.reserve(a, 100).unwrap();
+            pool.truncate(a, 64);
+            let b = pool.fork(a);
+            write(&mut pool, a, -1.0);
+            write(&mut pool, b, -2.0);
+            assert_eq!((read(&pool, a)[64], read(&pool, b)[64]), (-1.0, -2.0));
+        }
     }
 }

@@ -97,6 +97,7 @@ def attention(
     scale: float,
     causal: bool,
     window: int | None,
+    kv_dtype: str,
     out: NDArray[np.float32],
 ) -> None: ...
 def attention_weights(
@@ -106,6 +107,7 @@ def attention_weights(
     scale: float,
     causal: bool,
     window: int | None,
+    kv_dtype: str,
     scores: NDArray[np.float32],
     probs: NDArray[np.float32],
 ) -> None: ...
@@ -363,6 +365,7 @@ class Model:
         max_positions: int,
         threads: int | None = None,
         dtype: str = "auto",
+        kv_cache_dtype: str = "auto",
         trainable: str | None = None,
     ) -> Model: ...
     @property

@@ -23,7 +23,12 @@ DTYPES = ("auto", "float32", "bfloat16", "int8", "int4")
 
 @overload
 def load(
-    source: str | Path, *, dtype: str = ..., threads: int | None = ..., trainable: Literal[False] = ...
+    source: str | Path,
+    *,
+    dtype: str = ...,
+    kv_cache_dtype: str = ...,
+    threads: int | None = ...,
+    trainable: Literal[False] = ...,
 ) -> Model: ...
 @overload
 def load(
@@ -40,6 +45,7 @@ def load(
     source: str | Path,
     *,
     dtype: str = "auto",
+    kv_cache_dtype: str = "auto",
     threads: int | None = None,
     trainable: bool = False,
     precision: str = "float32",
@@ -57,6 +63,10 @@ def load(
             floats to blocks of 32 numbers, 8.5 bits (Q8_0) and 5 bits (Q4_1) a number; a matrix whose rows
             are no multiple of 32 stays float32. With `trainable` that is for matrices that are frozen, and
             "bfloat16" is refused. Vectors, embeddings of positions, and sums are float32.
+        kv_cache_dtype: What keys and values are kept in: "float32"; "bfloat16", half the memory; "int8", a quarter,
+            with a scale for each position and head. "auto" is bfloat16 where weights are kept in fewer bits than
+            float32, else float32. They are multiplied in float32 whatever they are kept in, so that logits are
+            the same bits on every machine. A model that trains keeps float32.
         threads: At most so many threads for each call; all of the process's processors unless given.
         trainable: For a model that also trains (`llmcore.training.TrainableModel`).
         precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".
@@ -76,13 +86,18 @@ def load(
     """
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"source: found {type(source).__name__}, expected a path or a name")
+    if kv_cache_dtype not in ("auto", "float32", "bfloat16", "int8"):
+        expected = "'auto', 'float32', 'bfloat16' or 'int8'"
+        raise ValueError(f"kv_cache_dtype: found {kv_cache_dtype!r}, expected {expected}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype: found {dtype!r}, expected one of {', '.join(map(repr, DTYPES))}")
     checkpoint = open_checkpoint(hub.resolve(source))
     if not trainable:
         if adapter is not None or frozen or precision != "float32":
             raise ValueError("trainable: found False, expected True with adapter, frozen or precision")
-        return Model(checkpoint, threads=threads, dtype=dtype)
+        return Model(checkpoint, threads=threads, dtype=dtype, kv_cache_dtype=kv_cache_dtype)
+    if kv_cache_dtype not in ("auto", "float32"):
+        raise ValueError(f"kv_cache_dtype: found {kv_cache_dtype!r}, expected 'float32' where trainable")
     from llmcore.training.model import TrainableModel
 
     return TrainableModel(

@@ -64,14 +64,23 @@ class Model:
     Attributes:
         checkpoint: What it was loaded from.
         dtype: How matrices are kept, one of `llmcore.loading.DTYPES`.
+        kv_cache_dtype: How keys and values are kept, "auto", "float32", "bfloat16" or "int8".
         core: The compiled model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None, dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        threads: int | None = None,
+        dtype: str = "auto",
+        kv_cache_dtype: str = "auto",
+    ) -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads: found {threads!r}, expected a whole number > 0")
         self.checkpoint = checkpoint
         self.dtype = dtype
+        self.kv_cache_dtype = kv_cache_dtype
         with errors_name(checkpoint.config_file, within=checkpoint.path):
             self.core = self._compile(threads)
 
@@ -91,6 +100,7 @@ class Model:
             checkpoint.module.max_positions(checkpoint.config),
             threads,
             self.dtype,
+            self.kv_cache_dtype,
             None if trainable is None else json.dumps(trainable),
         )
 

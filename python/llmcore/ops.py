@@ -171,6 +171,7 @@ def attention(
     *,
     scale: float | None = None,
     window: int | None = None,
+    kv_dtype: str = "float32",
 ) -> Array:
     """Scaled dot-product attention, softmax(q kᵀ / √d + mask) v. Vaswani et al. 2017.
 
@@ -182,17 +183,19 @@ def attention(
     - `mask`: broadcasts to `[..., time, keys]`; booleans say which keys are seen, numbers are added.
     - `scale`: instead of 1 / √d.
     - `window`: a query sees its own position and the `window` − 1 before it, and none earlier.
+    - `kv_dtype`: what `k` and `v` are rounded to, as a model keeps them (`llmcore.load`): "float32", "bfloat16",
+      or "int8", whole numbers within ±127 with a scale for each vector. What follows is float32.
 
     A query that sees no key gets zeros.
     """
-    call = _Attention(q, k, causal, mask, scale, window)
+    call = _Attention(q, k, causal, mask, scale, window, kv_dtype)
     v = call.keys_or_values("v", v)
     dim, width = v.shape[-1], call.q.shape[-1]
     # The kernel has one width for both: zeros change neither product.
     wide = max(dim, width)
     q, k, v = (_widen(x, wide) for x in (call.q, call.k, v))
     out = np.empty_like(q)
-    _core.attention(q, k, v, call.bias, call.scale, causal, window, out)
+    _core.attention(q, k, v, call.bias, call.scale, causal, window, kv_dtype, out)
     return call.restore(out[..., :dim])
 
 
@@ -204,9 +207,10 @@ def attention_scores(
     *,
     scale: float | None = None,
     window: int | None = None,
+    kv_dtype: str = "float32",
 ) -> Array:
     """What `attention` takes the softmax of: q kᵀ / √d + mask, `[..., time, keys]`; −∞ where unseen."""
-    return _Attention(q, k, causal, mask, scale, window).weights()[0]
+    return _Attention(q, k, causal, mask, scale, window, kv_dtype).weights()[0]
 
 
 def attention_probs(
@@ -217,9 +221,10 @@ def attention_probs(
     *,
     scale: float | None = None,
     window: int | None = None,
+    kv_dtype: str = "float32",
 ) -> Array:
     """The weights that `attention` gives to the values: softmax of `attention_scores`."""
-    return _Attention(q, k, causal, mask, scale, window).weights()[1]
+    return _Attention(q, k, causal, mask, scale, window, kv_dtype).weights()[1]
 
 
 class _Attention:
@@ -233,6 +238,7 @@ class _Attention:
         mask: ArrayLike | None,
         scale: float | None,
         window: int | None,
+        kv_dtype: str,
     ) -> None:
         q = _floats("q", q, least=2)
         self.shape = q.shape
@@ -240,7 +246,7 @@ class _Attention:
         self.heads = q.shape[-3] if q.ndim > 2 else 1
         self.batch = math.prod(q.shape[:-3])
         self.kv_heads: int | None = None
-        self.causal, self.window = causal, window
+        self.causal, self.window, self.kv_dtype = causal, window, kv_dtype
         self.q = self.laid_out(q, self.heads)
         k = _floats("k", k, least=2)
         if k.shape[-1] != d:
@@ -281,9 +287,8 @@ class _Attention:
         shape = (self.batch, self.heads, self.shape[-2], self.keys)
         scores, probs = np.empty(shape, np.float32), np.empty(shape, np.float32)
         if scores.size:
-            _core.attention_weights(
-                self.q, self.k, self.bias, self.scale, self.causal, self.window, scores, probs
-            )
+            masks = (self.bias, self.scale, self.causal, self.window)
+            _core.attention_weights(self.q, self.k, *masks, self.kv_dtype, scores, probs)
         final = (*self.shape[:-1], self.keys)
         return scores.reshape(final), probs.reshape(final)
 

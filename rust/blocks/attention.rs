@@ -4,11 +4,11 @@ use crate::blocks::builder::{Builder, RopeId};
 use crate::blocks::linear::Linear;
 use crate::blocks::pass::{Memory, Pass, Rows, Segment};
 use crate::blocks::spec::AttentionSpec;
-use crate::cache::{KvPool, KvShape};
+use crate::cache::KvShape;
 use crate::error::{Result, room};
 use crate::interrupt;
 use crate::kernels::attention::{
-    HeadRows, HeadRowsMut, Heads, Item, KvView, Mask, Span, attend, attend_backward, attend_rows,
+    HeadRows, HeadRowsMut, Heads, Item, KvDtype, Mask, Span, attend, attend_backward, attend_rows,
     attention_probs,
 };
 use crate::kernels::{rope, rope_backward};
@@ -228,12 +228,10 @@ impl Attention {
     fn store(&self, pass: &mut Pass<'_>, x: &Rows, start: usize) {
         let Memory::Cache(cache) = &mut pass.memory else { unreachable!("a tape has no cache") };
         let width = self.heads.kv_heads * self.heads.head_dim;
-        for segment in &pass.segments {
-            for (position, row) in (segment.first_position..).zip(segment.rows.clone()) {
-                let (keys, values) = x.row(row)[start..].split_at(width);
-                cache.write(segment.seq, self.layer, position, keys, &values[..width]);
-            }
-        }
+        let [keys, values] =
+            [start, start + width].map(|offset| HeadRows { data: &x.values, stride: x.width, offset });
+        let rows = pass.segments.iter().map(|s| (s.seq, s.first_position, s.rows.clone()));
+        cache.write(self.layer, rows, keys, values);
     }
 
     /// `[rows, heads · head_dim]` of what the queries, which begin each row of `q`, attend to.
@@ -242,12 +240,20 @@ impl Attention {
         let queries = HeadRows { data: &q.values, stride: q.width, offset: 0 };
         let captured = {
             let Memory::Cache(cache) = &pass.memory else { unreachable!("a tape has no cache") };
-            let slices: Vec<HeadSlices<'_>> = pass.segments.iter().map(|s| self.slices(cache, s)).collect();
-            let views: Vec<Vec<KvView<'_>>> = slices.iter().map(HeadSlices::views).collect();
-            let items: Vec<Item<'_>> =
-                pass.segments.iter().zip(&views).map(|(segment, kv)| self.item(segment, kv)).collect();
-            attend(self.heads, &items, queries, &mut context.values);
-            self.capture(pass, &items, queries)?
+            let mut blocks = Vec::new();
+            let mut ends = Vec::with_capacity(pass.segments.len());
+            for segment in &pass.segments {
+                blocks.extend(cache.layer(segment.seq, self.layer));
+                ends.push(blocks.len());
+            }
+            let mut first = 0;
+            let mut items = Vec::with_capacity(ends.len());
+            for (segment, end) in pass.segments.iter().zip(ends) {
+                items.push(self.item(segment, &blocks[first..end]));
+                first = end;
+            }
+            attend(self.heads, cache.dtype(), &items, queries, &mut context.values);
+            self.capture(pass, cache.dtype(), &items, queries)?
         };
         for seen in captured {
             pass.site_of(seen.site, &seen.shape, &seen.values)?;
@@ -256,12 +262,12 @@ impl Attention {
         Ok(context)
     }
 
-    fn item<'a>(&self, segment: &Segment, kv: &'a [KvView<'a>]) -> Item<'a> {
+    fn item<'a>(&self, segment: &Segment, blocks: &'a [&'a [u8]]) -> Item<'a> {
         Item {
             row: segment.rows.start,
             rows: segment.rows.len(),
             first_position: segment.first_position,
-            kv,
+            blocks,
             kv_len: segment.first_position + segment.rows.len(),
             causal: self.causal,
             window: None,
@@ -269,20 +275,14 @@ impl Attention {
         }
     }
 
-    fn slices<'a>(&self, cache: &'a KvPool, segment: &Segment) -> HeadSlices<'a> {
-        let mut slices = HeadSlices { keys: vec![Vec::new(); self.heads.kv_heads], values: Vec::new() };
-        slices.values.clone_from(&slices.keys);
-        for block in cache.layer(segment.seq, self.layer) {
-            for (head, (keys, values)) in cache.heads(self.layer, block).enumerate() {
-                slices.keys[head].push(keys);
-                slices.values[head].push(values);
-            }
-        }
-        slices
-    }
-
     /// Scores and probabilities of each sequence, `[heads, rows, keys]`, if a hook wants them.
-    fn capture(&self, pass: &Pass<'_>, items: &[Item<'_>], queries: HeadRows<'_>) -> Result<Vec<Captured>> {
+    fn capture(
+        &self,
+        pass: &Pass<'_>,
+        dtype: KvDtype,
+        items: &[Item<'_>],
+        queries: HeadRows<'_>,
+    ) -> Result<Vec<Captured>> {
         let mut captured = Vec::new();
         for (site, is_scores) in [(self.sites.scores, true), (self.sites.probs, false)] {
             if !pass.wants(site) {
@@ -295,7 +295,7 @@ impl Attention {
                 values.resize(len, 0.0);
                 let (scores, probs) =
                     if is_scores { (Some(&mut values[..]), None) } else { (None, Some(&mut values[..])) };
-                attention_probs(self.heads, item, queries, scores, probs);
+                attention_probs(self.heads, dtype, item, queries, scores, probs);
                 captured.push(Captured { site, shape: shape.to_vec(), values });
             }
         }
@@ -310,16 +310,4 @@ fn all_rows(x: &Rows) -> Vec<u32> {
 /// Every sequence sees itself.
 fn spans(segments: &[Segment]) -> Vec<Span> {
     segments.iter().map(|s| Span { queries: s.rows.clone(), keys: s.rows.clone() }).collect()
-}
-
-/// The blocks of one sequence and layer, by head.
-struct HeadSlices<'a> {
-    keys: Vec<Vec<&'a [f32]>>,
-    values: Vec<Vec<&'a [f32]>>,
-}
-
-impl HeadSlices<'_> {
-    fn views(&self) -> Vec<KvView<'_>> {
-        self.keys.iter().zip(&self.values).map(|(keys, values)| KvView { keys, values }).collect()
-    }
 }

@@ -11,6 +11,7 @@ use super::spec::Spec;
 use crate::cache::KvPool;
 use crate::error::Result;
 use crate::formats::{DType, TensorInfo, TensorSource};
+use crate::kernels::attention::KvDtype;
 use crate::parameters::{Layout, Parameters, Storage, View};
 use crate::sites::{Capture, Hook};
 use crate::step::SeqId;
@@ -117,7 +118,7 @@ impl Compiled {
         passes: &[Vec<usize>],
         mut hook: Option<&mut dyn Hook>,
     ) -> Vec<Vec<f32>> {
-        let mut cache = KvPool::new(self.builder.kv.clone());
+        let mut cache = KvPool::new(&self.builder.kv, KvDtype::Float32);
         let mut scratch = Scratch::default();
         let seqs: Vec<SeqId> = sequences.iter().map(|_| cache.start()).collect();
         let mut outputs = vec![Vec::new(); sequences.len()];
@@ -225,7 +226,7 @@ fn a_narrowed_attention_gives_the_bits_of_all_rows() {
         let compiled = narrowing(json);
         let x = Rows { values: sequence(5, 90), rows: 90, width: WIDTH };
         let run = |wanted: Vec<usize>| {
-            let mut cache = KvPool::new(compiled.builder.kv.clone());
+            let mut cache = KvPool::new(&compiled.builder.kv, KvDtype::Float32);
             let seqs = [cache.start(), cache.start()];
             let segments = vec![
                 Segment { seq: seqs[0], first_position: 0, rows: 0..80 },

@@ -35,7 +35,7 @@ pub use rope::{rope, rope_backward};
 pub use softmax::{log_softmax, log_sum_exp, softmax};
 pub use sums::{add, add_row_sums, clear};
 
-use std::slice::from_raw_parts_mut;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
 
 use crate::simd::LANES;
 use crate::threads;
@@ -78,6 +78,13 @@ impl Lines {
         }
         // SAFETY: that many floats and more, and nothing else, are in the lines.
         unsafe { from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+
+    /// The first `len` of the floats that were asked for.
+    fn get(&self, len: usize) -> &[f32] {
+        assert!(len <= self.0.len() * LANES);
+        // SAFETY: as above.
+        unsafe { from_raw_parts(self.0.as_ptr().cast(), len) }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::blocks::spec::{AdaptersSpec, RopeSpec, Spec};
 use crate::cache::KvPool;
 use crate::error::{Error, Result, room};
 use crate::formats::TensorSource;
+use crate::kernels::attention::KvDtype;
 use crate::kernels::{Precision, log_sum_exp};
 use crate::parameters::{ParamInfo, Parameters, Storage, View};
 use crate::sites::{Hook, Sites};
@@ -70,7 +71,8 @@ fn compile(description: &str, adapters: Option<AdaptersSpec>) -> Result<(Decoder
 
 impl Model {
     /// Compiles a description (JSON, as `llmcore.blocks.describe` gives) and loads its parameters.
-    /// No sequence may be longer than `max_positions`.
+    /// No sequence may be longer than `max_positions`. Unless `kv_dtype` says it, keys and values are kept in
+    /// bfloat16 where any matrix has fewer bits than float32, else in float32.
     ///
     /// Errors: a description that is wrong, by path; see also [`Parameters::load`] and [`Parameters::load_flat`].
     pub fn load(
@@ -79,6 +81,7 @@ impl Model {
         views: &HashMap<String, View>,
         max_positions: usize,
         storage: Storage,
+        kv_dtype: Option<KvDtype>,
         trainable: Option<Trainable>,
     ) -> Result<Self> {
         let adapters = trainable.as_ref().and_then(|trainable| trainable.adapters.clone());
@@ -93,6 +96,10 @@ impl Model {
                 (parameters, Some(training))
             }
         };
+        let kv_dtype = kv_dtype.unwrap_or(match &parameters {
+            Parameters::Packed(packed) if !packed.is_float32() => KvDtype::Bfloat16,
+            _ => KvDtype::Float32,
+        });
         Ok(Model {
             decoder,
             parameters,
@@ -100,7 +107,7 @@ impl Model {
             sites: builder.sites,
             ropes: builder.ropes,
             max_positions,
-            cache: KvPool::new(builder.kv),
+            cache: KvPool::new(&builder.kv, kv_dtype),
             scratch: Scratch::default(),
         })
     }

@@ -52,6 +52,11 @@ impl Packed {
         self.floats[id.0 as usize] * size_of::<f32>()
     }
 
+    /// Whether every matrix is kept as float32.
+    pub fn is_float32(&self) -> bool {
+        self.matrices.iter().all(|matrix| matches!(matrix, Factor::Matrix(_) | Factor::Panels(_)))
+    }
+
     pub fn vector(&self, id: VectorId) -> &[f32] {
         &self.vectors[id.0 as usize]
     }

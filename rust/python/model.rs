@@ -11,6 +11,7 @@ use super::lent::Lendable;
 use crate::blocks::tape::Dropout;
 use crate::error::{Error, Result};
 use crate::formats::DType;
+use crate::kernels::attention::KvDtype;
 use crate::model::{self, Arena, Batch, CHUNK, Loss, Model, Trainable};
 use crate::parameters::{Storage, View};
 use crate::random::Philox;
@@ -82,10 +83,13 @@ impl PyModel {
     /// `description` is JSON, what `llmcore.blocks.describe` gives; `views` is JSON, a table of `View`s by the
     /// path of the parameter. `dtype` keeps matrices as they are stored ("auto"), expands them ("float32"), or rounds
     /// them to "bfloat16", to Q8_0 ("int8") or Q4_1 ("int4").
+    /// `kv_cache_dtype` is what keys and values are kept in: "float32", "bfloat16", "int8", or "auto", which is
+    /// bfloat16 where any matrix is kept in fewer bits than float32, else float32.
     /// `trainable` makes a model that trains: JSON, the fields of [`Trainable`]. Raises
     /// `ValueError`, which names the parameter or tensor, what was found and what was expected; `MemoryError`.
     #[new]
-    #[pyo3(signature = (description, tensors, views, max_positions, threads=None, dtype="auto", trainable=None))]
+    #[pyo3(signature = (description, tensors, views, max_positions, threads=None, dtype="auto",
+        kv_cache_dtype="auto", trainable=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -95,6 +99,7 @@ impl PyModel {
         max_positions: usize,
         threads: Option<usize>,
         dtype: &str,
+        kv_cache_dtype: &str,
         trainable: Option<&str>,
     ) -> PyResult<Self> {
         let tensors = source(tensors)?;
@@ -109,6 +114,11 @@ impl PyModel {
                 return Err(Error::argument("dtype", format!("{dtype:?}"), expected).into());
             }
         };
+        let kv_dtype = KvDtype::from_name(kv_cache_dtype);
+        if kv_dtype.is_none() && kv_cache_dtype != "auto" {
+            let expected = "'auto', 'float32', 'bfloat16' or 'int8'";
+            return Err(Error::argument("kv_cache_dtype", format!("{kv_cache_dtype:?}"), expected).into());
+        }
         let model = py.detach(|| {
             let views: HashMap<String, View> = serde_json::from_str(views)
                 .map_err(|error| Error::argument("views", error, "a table of views by path"))?;
@@ -117,7 +127,7 @@ impl PyModel {
                 .transpose()
                 .map_err(|error| Error::argument("trainable", error, "how a model trains"))?;
             threads::with_limit(threads, || {
-                Model::load(description, &*tensors, &views, max_positions, storage, trainable)
+                Model::load(description, &*tensors, &views, max_positions, storage, kv_dtype, trainable)
             })
         })?;
         let (vocab_size, max_positions) = (model.vocab_size(), model.max_positions());

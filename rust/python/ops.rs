@@ -13,7 +13,7 @@ use crate::error::{Error, Result, room};
 use crate::interrupt;
 use crate::kernels::activation::{self, Activation};
 use crate::kernels::attention::{
-    BLOCK, Bias, HeadRows, Heads, Item, KvView, attend, attention_probs, write_key, write_value,
+    BLOCK, Bias, HeadRows, Heads, Item, KvDtype, Stretch, attend, attention_probs, write,
 };
 use crate::kernels::{self, Matrix, MatrixMut, Precision, gemm, gemm_add};
 use crate::limits;
@@ -253,6 +253,7 @@ struct Arrays<'a> {
     heads: Heads,
     causal: bool,
     window: Option<usize>,
+    kv_dtype: KvDtype,
 }
 
 impl Arrays<'_> {
@@ -275,29 +276,22 @@ impl Arrays<'_> {
     /// out as in the KV pool.
     fn each(&self, mut f: impl FnMut(usize, &Item<'_>, HeadRows<'_>)) -> Result<()> {
         let Heads { heads, kv_heads, head_dim, .. } = self.heads;
-        let blocks = self.kv_len.div_ceil(BLOCK);
-        let size = BLOCK * head_dim;
-        let floats = kv_heads * blocks * size;
-        let (mut keys, mut values) = (room(floats, "keys")?, room(floats, "values")?);
-        keys.resize(floats, f32::NAN);
-        values.resize(floats, f32::NAN);
+        let layout = self.heads.layout(self.kv_dtype);
+        let bytes = self.kv_len.div_ceil(BLOCK) * layout.bytes();
+        let mut blocks = room(bytes, "keys and values")?;
+        // NaN in every type, and in the scales of bytes.
+        blocks.resize(bytes, 0xFF);
+        let width = kv_heads * head_dim;
+        let [keys, values] = [self.k, self.v].map(|data| HeadRows { data, stride: width, offset: 0 });
         for i in 0..self.batch {
             interrupt::check()?;
-            for position in 0..self.kv_len {
-                for head in 0..kv_heads {
-                    let from = ((i * self.kv_len + position) * kv_heads + head) * head_dim;
-                    let to = (head * blocks + position / BLOCK) * size;
-                    let slot = position % BLOCK;
-                    write_key(&self.k[from..][..head_dim], slot, &mut keys[to..][..size]);
-                    write_value(&self.v[from..][..head_dim], slot, &mut values[to..][..size]);
-                }
-            }
-            let (key_blocks, value_blocks): (Vec<_>, Vec<_>) =
-                keys.chunks(size).zip(values.chunks(size)).unzip();
-            let kv: Vec<_> = (0..kv_heads)
-                .map(|head| head * blocks..(head + 1) * blocks)
-                .map(|range| KvView { keys: &key_blocks[range.clone()], values: &value_blocks[range] })
+            let rows = i * self.kv_len..(i + 1) * self.kv_len;
+            let mut stretches: Vec<Stretch<'_>> = (rows.clone().step_by(BLOCK))
+                .zip(blocks.chunks_exact_mut(layout.bytes()))
+                .map(|(first, block)| Stretch { block, slot: 0, rows: first..rows.end.min(first + BLOCK) })
                 .collect();
+            write(&layout, &mut stretches, keys, values);
+            let blocks: Vec<&[u8]> = blocks.chunks_exact(layout.bytes()).collect();
             let bias = self.bias.map(|bias| Bias {
                 values: &bias[i * heads * self.rows * self.kv_len..],
                 head_stride: self.rows * self.kv_len,
@@ -308,7 +302,7 @@ impl Arrays<'_> {
                 rows: self.rows,
                 // The queries are the last of the positions.
                 first_position: self.kv_len.saturating_sub(self.rows),
-                kv: &kv,
+                blocks: &blocks,
                 kv_len: self.kv_len,
                 causal: self.causal,
                 window: self.window,
@@ -332,12 +326,13 @@ fn attention(
     scale: f32,
     causal: bool,
     window: Option<usize>,
+    kv_dtype: &str,
     mut out: PyReadwriteArray4<'_, f32>,
 ) -> PyResult<()> {
-    let arrays = arrays(&q, &k, &v, bias.as_ref(), scale, causal, window)?;
+    let arrays = arrays(&q, &k, &v, bias.as_ref(), scale, causal, window, kv_dtype)?;
     require(out.shape() == q.shape(), "out like q")?;
     let out = out.as_slice_mut()?;
-    Ok(py.detach(|| arrays.each(|_, item, q| attend(arrays.heads, &[*item], q, out)))?)
+    Ok(py.detach(|| arrays.each(|_, item, q| attend(arrays.heads, arrays.kv_dtype, &[*item], q, out)))?)
 }
 
 /// Shapes as in `Arrays`, scores and probs [batch, heads, rows, kv_len].
@@ -351,10 +346,11 @@ fn attention_weights(
     scale: f32,
     causal: bool,
     window: Option<usize>,
+    kv_dtype: &str,
     mut scores: PyReadwriteArray4<'_, f32>,
     mut probs: PyReadwriteArray4<'_, f32>,
 ) -> PyResult<()> {
-    let arrays = arrays(&q, &k, &k, bias.as_ref(), scale, causal, window)?;
+    let arrays = arrays(&q, &k, &k, bias.as_ref(), scale, causal, window, kv_dtype)?;
     let shape = [arrays.batch, arrays.heads.heads, arrays.rows, arrays.kv_len];
     require(scores.shape() == shape && probs.shape() == shape, "[batch, heads, rows, kv_len]")?;
     let (scores, probs) = (scores.as_slice_mut()?, probs.as_slice_mut()?);
@@ -362,11 +358,19 @@ fn attention_weights(
     Ok(py.detach(|| {
         arrays.each(|i, item, q| {
             let part = i * size..(i + 1) * size;
-            attention_probs(arrays.heads, item, q, Some(&mut scores[part.clone()]), Some(&mut probs[part]));
+            attention_probs(
+                arrays.heads,
+                arrays.kv_dtype,
+                item,
+                q,
+                Some(&mut scores[part.clone()]),
+                Some(&mut probs[part]),
+            );
         })
     })?)
 }
 
+#[allow(clippy::too_many_arguments)]
 fn arrays<'a>(
     q: &'a PyReadonlyArray4<'_, f32>,
     k: &'a PyReadonlyArray4<'_, f32>,
@@ -375,7 +379,12 @@ fn arrays<'a>(
     scale: f32,
     causal: bool,
     window: Option<usize>,
+    kv_dtype: &str,
 ) -> PyResult<Arrays<'a>> {
+    let Some(kv_dtype) = KvDtype::from_name(kv_dtype) else {
+        let expected = "'float32', 'bfloat16' or 'int8'";
+        return Err(Error::argument("kv_dtype", format!("{kv_dtype:?}"), expected).into());
+    };
     let &[batch, rows, heads, head_dim] = q.shape() else { unreachable!("four dimensions") };
     let &[_, kv_len, kv_heads, _] = k.shape() else { unreachable!("four dimensions") };
     let arrays = Arrays {
@@ -389,6 +398,7 @@ fn arrays<'a>(
         heads: Heads { heads, kv_heads, head_dim, scale },
         causal,
         window,
+        kv_dtype,
     };
     arrays.check()?;
     Ok(arrays)

@@ -103,6 +103,19 @@ impl Piece {
     }
 }
 
+impl Piece {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: floats are bytes.
+        unsafe { from_raw_parts(self.as_ptr().cast(), size_of_val(&**self)) }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = size_of_val(&**self);
+        // SAFETY: floats are bytes, and any bytes are floats.
+        unsafe { from_raw_parts_mut(self.as_mut_ptr().cast(), len) }
+    }
+}
+
 impl Deref for Piece {
     type Target = [f32];
 

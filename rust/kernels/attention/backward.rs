@@ -202,7 +202,7 @@ impl<'a> Tile<'a> {
                 let to = unsafe { to.add(strip.start * d) };
                 s.vectorize(Pack {
                     from: Source {
-                        at: from.head(rows.start + strip.start, head, d),
+                        at: from.of_head(rows.start + strip.start, head, d).as_ptr(),
                         lanes: strip.len(),
                         lane_stride: from.stride,
                         k: d,
@@ -367,7 +367,7 @@ impl Op for QueryTile<'_> {
             for block in blocks.clone() {
                 let first = block * BLOCK;
                 let keys = span.keys.start + first..span.keys.end.min(span.keys.start + first + BLOCK);
-                let k = job.k.head(keys.start, kv_head, d);
+                let k = job.k.of_head(keys.start, kv_head, d).as_ptr();
                 tile.load_keys(s, keys, kv_head);
                 tile.probabilities(s, span, queries.clone(), head, first);
                 let accumulate = block > blocks.start;
@@ -424,7 +424,8 @@ impl Op for KeyTile<'_> {
                         let first = queries.clone().find(sees).unwrap_or(queries.end);
                         first - queries.start..queries.len()
                     };
-                    let (q, dout) = (job.q.head(query, head, d), job.dout.head(query, head, d));
+                    let (q, dout) =
+                        (job.q.of_head(query, head, d).as_ptr(), job.dout.of_head(query, head, d).as_ptr());
                     let (n, strides) = (keys.len(), (job.q.stride, job.dout.stride));
                     dk.add::<S, ByColumns>(s, n, d, tile.ds, q, strides.0, accumulate, ks);
                     dv.add::<S, ByColumns>(s, n, d, tile.p, dout, strides.1, accumulate, ks);
