@@ -140,6 +140,20 @@ def attention_probs(*args, **kwargs) -> Floats:
     return np.where(unseen, 0, softmax(np.where(unseen, 0, scores)))
 
 
+def stored(x: Floats, kv_dtype: str) -> Floats:
+    """Keys or values `[..., head_dim]` as a cache keeps them: each vector of its own."""
+    x = np.asarray(x, np.float32)
+    if kv_dtype == "bfloat16":
+        bits = x.view(np.uint32).astype(np.uint64)
+        upper = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        return (upper << 16).astype(np.uint32).view(np.float32)
+    if kv_dtype == "int8":
+        largest = np.abs(x).max(axis=-1, keepdims=True, initial=0)
+        factor = np.float32(127) / np.where(largest == 0, 1, largest)
+        return np.rint(x * factor) * double(largest / np.float32(127))
+    return x
+
+
 def attention(q: Floats, k: Floats, v: Floats, **kwargs) -> Floats:
     group = q.shape[-3] // k.shape[-3]
     return attention_probs(q, k, **kwargs) @ np.repeat(double(v), group, axis=-3)

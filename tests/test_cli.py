@@ -399,7 +399,7 @@ def test_info_of_a_model(smollm2_path):
     names = ["model_type", "layers", "heads", "kv_heads", "hidden_size", "max_positions", "vocab_size"]
     assert [facts[name] for name in names] == ["llama", 30, 9, 3, 576, 8192, 49152]
     assert facts["parameters"] == 134_515_008
-    assert facts["kv_bytes_per_position"] == 2 * 30 * 3 * 64 * 4
+    assert facts["kv_bytes_per_position"] == 2 * 30 * 3 * 64 * 2
     out, _ = spawn("info", str(smollm2_path)).communicate(timeout=120)
     assert b"parameters                   134,515,008\n" in out
 

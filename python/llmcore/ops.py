@@ -238,7 +238,7 @@ class _Attention:
         mask: ArrayLike | None,
         scale: float | None,
         window: int | None,
-        kv_dtype: str,
+        kv_dtype: str = "float32",
     ) -> None:
         q = _floats("q", q, least=2)
         self.shape = q.shape

@@ -22,11 +22,16 @@ MODELS = ["gpt2", "llama"]
 VOCAB = 160
 
 
-@pytest.fixture(scope="module", params=MODELS)
+KV_DTYPES = ["float32", "bfloat16", "int8"]
+
+
+@pytest.fixture(scope="module", params=[(model, kv) for model in MODELS for kv in KV_DTYPES], ids="-".join)
 def models(request):
     """The same model limited to one thread, and not limited."""
+    model, kv_cache_dtype = request.param
     return [
-        llmcore.load(TINY / request.param, dtype="float32", threads=threads).core for threads in (1, None)
+        llmcore.load(TINY / model, dtype="float32", kv_cache_dtype=kv_cache_dtype, threads=threads).core
+        for threads in (1, None)
     ]
 
 
@@ -46,7 +51,7 @@ def bits(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint32)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     batch=st.lists(sequences(), min_size=1, max_size=4),
     chunk=st.sampled_from([1, 2, 3, 16, 63, 64, 65, 512]),
@@ -70,10 +75,13 @@ def test_the_same_bits(models, batch, chunk, isa, unlimited):
 def digest(model: str) -> str:
     """A digest of the logits of a fixed batch."""
     rng = np.random.default_rng(0)
-    core = llmcore.load(TINY / model).core
     batch = [rng.integers(0, VOCAB, n).astype(np.uint32) for n in (120, 1, 64, 65)]
-    together, _ = core.forward(batch, capture=["embed"])
-    return hashlib.sha256(b"".join(logits.tobytes() for logits in together)).hexdigest()
+    digest = hashlib.sha256()
+    for kv_cache_dtype in KV_DTYPES:
+        core = llmcore.load(TINY / model, kv_cache_dtype=kv_cache_dtype).core
+        together, _ = core.forward(batch, capture=["embed"])
+        digest.update(b"".join(logits.tobytes() for logits in together))
+    return digest.hexdigest()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -89,3 +97,31 @@ def test_processes_of_any_threads_and_instruction_set(threads, isa):
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     )
     assert json.loads(printed.stdout) == [digest(model) for model in MODELS]
+
+
+@pytest.mark.parametrize("kv_cache_dtype", KV_DTYPES)
+@pytest.mark.parametrize("model", MODELS)
+def test_forked_sequences_are_those_of_their_own(model, kv_cache_dtype):
+    """Beams fork, write into shared blocks, and are cut off; their scores are those of a pass of their own."""
+    loaded = llmcore.load(TINY / model, kv_cache_dtype=kv_cache_dtype)
+    prompt = np.random.default_rng(1).integers(0, VOCAB, 60).tolist()
+    found = loaded.generate(
+        prompt, num_beams=4, num_return_sequences=4, max_new_tokens=20, length_penalty=0.0, eos_token_id=[]
+    )
+    assert len({tuple(beam.ids) for beam in found}) == 4
+    for beam in found:
+        logprobs = loaded.score(prompt + beam.ids).logprobs[len(prompt) - 1 :]
+        assert logprobs.sum(dtype=np.float64) == pytest.approx(beam.score, abs=1e-4)
+
+
+def test_probs_are_what_the_pass_computes():
+    """The rounding of keys is seen in what hooks capture, and nothing else is."""
+    ids = np.random.default_rng(2).integers(0, VOCAB, 40)
+    exact, rounded = (
+        llmcore.load(TINY / "llama", kv_cache_dtype=dtype).forward(ids, "layers.0.attn.*")[1]
+        for dtype in ("float32", "int8")
+    )
+    np.testing.assert_array_equal(exact["layers.0.attn.q"], rounded["layers.0.attn.q"])
+    difference = np.abs(exact["layers.0.attn.scores"] - rounded["layers.0.attn.scores"])
+    assert 0 < np.nanmax(difference[np.isfinite(difference)]) < 0.3
+    np.testing.assert_allclose(rounded["layers.0.attn.probs"].sum(-1), 1, rtol=1e-5)

@@ -34,6 +34,27 @@ def test_it_says_nearly_the_same(model, smollm2_path) -> None:
     assert (exact.argmax(-1) == found.argmax(-1)).mean() > 0.94
 
 
+@pytest.mark.parametrize(("kv_cache_dtype", "most"), [("bfloat16", 8e-5), ("int8", 2e-3)])
+def test_rounding_keys_and_values_says_nearly_the_same(smollm2_path, kv_cache_dtype, most) -> None:
+    """Of rounding them alone, on the float32 weights."""
+    exact, found = (
+        log_softmax(llmcore.load(smollm2_path, dtype="float32", kv_cache_dtype=dtype).logits(TEXT[:200]))
+        for dtype in ("float32", kv_cache_dtype)
+    )
+    divergence = (np.exp(exact) * (exact - found)).sum(-1)
+    assert 0 < divergence.mean() < most
+
+
+def test_keys_and_values_take_the_memory_of_their_type(model, smollm2_path) -> None:
+    head = {"float32": 64 * 4, "bfloat16": 64 * 2, "int8": 64 + 4}
+    for kv_cache_dtype, size in head.items():
+        loaded = llmcore.load(smollm2_path, kv_cache_dtype=kv_cache_dtype)
+        assert loaded.info()["kv_bytes_per_position"] == 2 * 30 * 3 * size
+    assert model.info()["kv_bytes_per_position"] == 2 * 30 * 3 * head["bfloat16"]
+    with pytest.raises(ValueError, match="kv_cache_dtype: found 'int4'"):
+        llmcore.load(smollm2_path, kv_cache_dtype="int4")
+
+
 def test_it_takes_the_memory_of_the_file(model, smollm2_path) -> None:
     stored = smollm2_path.stat().st_size
     assert model.info()["weight_bytes"] < 1.05 * stored
