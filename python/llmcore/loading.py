@@ -63,10 +63,10 @@ def load(
             floats to blocks of 32 numbers, 8.5 bits (Q8_0) and 5 bits (Q4_1) a number; a matrix whose rows
             are no multiple of 32 stays float32. With `trainable` that is for matrices that are frozen, and
             "bfloat16" is refused. Vectors, embeddings of positions, and sums are float32.
-        kv_cache_dtype: What keys and values are kept in: "float32"; "bfloat16", half the memory; "int8", a quarter,
-            with a scale for each position and head. "auto" is bfloat16 where weights are kept in fewer bits than
-            float32, else float32. They are multiplied in float32 whatever they are kept in, so that logits are
-            the same bits on every machine. A model that trains keeps float32.
+        kv_cache_dtype: What keys and values are kept in: "float32"; "bfloat16", half the memory; "int8", a
+            quarter, with a scale for each position and head. "auto" is bfloat16 where weights are kept in
+            fewer bits than float32, else float32. They are multiplied in float32 whatever they are kept in,
+            so that logits are the same bits on every machine. A model that trains keeps float32.
         threads: At most so many threads for each call; all of the process's processors unless given.
         trainable: For a model that also trains (`llmcore.training.TrainableModel`).
         precision: While it trains, what the factors of products are rounded to: "float32" or "bfloat16".

@@ -183,8 +183,8 @@ def attention(
     - `mask`: broadcasts to `[..., time, keys]`; booleans say which keys are seen, numbers are added.
     - `scale`: instead of 1 / √d.
     - `window`: a query sees its own position and the `window` − 1 before it, and none earlier.
-    - `kv_dtype`: what `k` and `v` are rounded to, as a model keeps them (`llmcore.load`): "float32", "bfloat16",
-      or "int8", whole numbers within ±127 with a scale for each vector. What follows is float32.
+    - `kv_dtype`: what `k` and `v` are rounded to, as a model keeps them (`llmcore.load`): "float32",
+      "bfloat16", or "int8", whole numbers within ±127 with a scale for each vector. What follows is float32.
 
     A query that sees no key gets zeros.
     """

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_kernels import SEEDS, close, lenient, normal, on_all_isas
 
 import reference
 from llmcore import ops
-from test_kernels import SEEDS, close, lenient, normal, on_all_isas
 
 DTYPES = ["float32", "bfloat16", "int8"]
 KV_DTYPES = st.sampled_from(DTYPES)

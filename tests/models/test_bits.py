@@ -102,7 +102,7 @@ def test_processes_of_any_threads_and_instruction_set(threads, isa):
 @pytest.mark.parametrize("kv_cache_dtype", KV_DTYPES)
 @pytest.mark.parametrize("model", MODELS)
 def test_forked_sequences_are_those_of_their_own(model, kv_cache_dtype):
-    """Beams fork, write into shared blocks, and are cut off; their scores are those of a pass of their own."""
+    """Beams fork, write into shared blocks, and end; their scores are those of passes of their own."""
     loaded = llmcore.load(TINY / model, kv_cache_dtype=kv_cache_dtype)
     prompt = np.random.default_rng(1).integers(0, VOCAB, 60).tolist()
     found = loaded.generate(

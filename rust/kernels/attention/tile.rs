@@ -98,6 +98,7 @@ impl Sums {
 }
 
 /// Floats of a row of [`Sums`].
+#[inline(always)]
 fn row_len(heads: &Heads) -> usize {
     LANES + heads.head_dim
 }
@@ -547,17 +548,21 @@ fn merge<S: Simd>(s: S, heads: &Heads, sees: &[bool], sums: &mut Sums, next: &Su
     s.put(&mut old, vecmath::exp(s, s.sub(s.get(&sums.max), s.get(&bases))));
     s.put(&mut new, vecmath::exp(s, s.sub(s.get(&next.max), s.get(&bases))));
     let row = row_len(heads);
-    let rows = sums.rows.floats(sees.len() * row).chunks_exact_mut(row);
-    let next_rows = next.rows.get(sees.len() * row).chunks_exact(row);
-    for (v, (x, next_row)) in rows.zip(next_rows).enumerate() {
+    let rows = sums.rows.floats(sees.len() * row);
+    let next_rows = next.rows.get(sees.len() * row);
+    for v in 0..sees.len() {
         if !sees[v] {
             continue;
         }
         sums.max[v] = if next.max[v] > sums.max[v] { next.max[v] } else { sums.max[v] };
         let (old, new) = (s.splat(old[v]), s.splat(new[v]));
-        for (x, next) in x.chunks_mut(LANES).zip(next_row.chunks(LANES)) {
-            let y = s.fma(s.get(next), new, s.mul(s.get(x), old));
-            s.put(x, y);
+        let (mut at, end) = (v * row, (v + 1) * row);
+        while at < end {
+            let lanes = at..end.min(at + LANES);
+            let x = s.mul(s.get(&rows[lanes.clone()]), old);
+            let y = s.fma(s.get(&next_rows[lanes.clone()]), new, x);
+            s.put(&mut rows[lanes], y);
+            at += LANES;
         }
     }
 }
@@ -566,14 +571,17 @@ fn merge<S: Simd>(s: S, heads: &Heads, sees: &[bool], sums: &mut Sums, next: &Su
 #[inline(always)]
 fn finish<S: Simd>(s: S, heads: &Heads, strip: &mut Strip) {
     let rows = strip.all.rows.floats(strip.queries * row_len(heads));
-    for (v, row) in rows.chunks_exact_mut(row_len(heads)).enumerate() {
-        let (partial, sums) = row.split_at_mut(LANES);
-        strip.sum[v] = s.reduce_sum(s.get(partial));
+    for v in 0..strip.queries {
+        let (mut at, end) = (v * row_len(heads), (v + 1) * row_len(heads));
+        strip.sum[v] = s.reduce_sum(s.get(&rows[at..]));
         // A row that sees nothing has sums of 0 already.
         let divisor = s.splat(if strip.sum[v] == 0.0 { 1.0 } else { strip.sum[v] });
-        for x in sums.chunks_mut(LANES) {
-            let y = s.div(s.get(x), divisor);
-            s.put(x, y);
+        at += LANES;
+        while at < end {
+            let lanes = at..end.min(at + LANES);
+            let y = s.div(s.get(&rows[lanes.clone()]), divisor);
+            s.put(&mut rows[lanes], y);
+            at += LANES;
         }
     }
 }
