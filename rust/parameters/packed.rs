@@ -7,7 +7,7 @@ use super::{Layout, MatrixId, Storage, TableId, VectorId, View};
 use crate::error::{Error, Result};
 use crate::formats::TensorSource;
 use crate::kernels::Factor;
-use crate::weights::Arena;
+use crate::weights::{Arena, Element};
 
 pub struct Packed {
     pub(super) layout: Layout,
@@ -54,7 +54,11 @@ impl Packed {
 
     /// Whether every matrix is kept as float32.
     pub fn is_float32(&self) -> bool {
-        self.matrices.iter().all(|matrix| matches!(matrix, Factor::Matrix(_) | Factor::Panels(_)))
+        self.matrices.iter().all(|matrix| match matrix {
+            Factor::Matrix(_) => true,
+            Factor::Panels(panels) => panels.element == Element::Float32,
+            Factor::Quantized(_) | Factor::Expanded(_) => false,
+        })
     }
 
     pub fn vector(&self, id: VectorId) -> &[f32] {
