@@ -122,6 +122,7 @@ def test_probs_are_what_the_pass_computes():
         for dtype in ("float32", "int8")
     )
     np.testing.assert_array_equal(exact["layers.0.attn.q"], rounded["layers.0.attn.q"])
-    difference = np.abs(exact["layers.0.attn.scores"] - rounded["layers.0.attn.scores"])
-    assert 0 < np.nanmax(difference[np.isfinite(difference)]) < 0.3
+    seen = np.tri(40, dtype=bool)
+    scores = [captured["layers.0.attn.scores"][:, seen] for captured in (exact, rounded)]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.3
     np.testing.assert_allclose(rounded["layers.0.attn.probs"].sum(-1), 1, rtol=1e-5)
