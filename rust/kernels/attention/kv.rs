@@ -155,7 +155,7 @@ impl Element for i8 {
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, x: S::F32) -> [i8; LANES] {
-        s.round_to_bytes(x)
+        s.signed_bytes(s.round(x))
     }
 }
 
