@@ -160,6 +160,8 @@ const WIDTH: usize = 4;
 const STEPS: usize = 512;
 
 /// How far ahead the numbers of panels are asked for, in bytes: what the machine foresees by itself ends with a page.
+/// A single row does not ask: it computes little beside what it reads, four panels at a time, and asking costs more
+/// than it hides.
 const AHEAD: isize = 4096;
 
 /// Floats of `a` that are packed at a time: 4 MiB, which an L3 cache holds.
@@ -437,7 +439,7 @@ impl Chunk<'_> {
                         b,
                         b_panel,
                         b_k: LANES,
-                        ahead: if direct { AHEAD } else { 0 },
+                        ahead: if direct && strip.len() > 1 { AHEAD } else { 0 },
                         c: block.c.get().add(strip.start * block.c_row + self.columns.start),
                         c_row: block.c_row,
                         accumulate: block.accumulate || part.start > 0,
