@@ -63,7 +63,7 @@ def oracle(model: llmcore.Model, tiny: Path, ids: np.ndarray) -> np.ndarray:
 
 
 def test_bfloat16_rounds_both_factors_of_products_and_nothing_else(tiny) -> None:
-    model = llmcore.load(tiny, dtype="bfloat16")
+    model = llmcore.load(tiny, dtype="bfloat16", kv_cache_dtype="float32")
     found, expected = model.logits(IDS), oracle(model, tiny, IDS)
     exact = llmcore.load(tiny, dtype="float32").logits(IDS)
     # A sum on the other side of the middle between two of bfloat16's numbers moves a factor by 2 u.
@@ -73,7 +73,9 @@ def test_bfloat16_rounds_both_factors_of_products_and_nothing_else(tiny) -> None
 
 @pytest.mark.parametrize("name", ["float16", "float16.gguf"])
 def test_float16_gives_the_bits_of_float32(stored, name) -> None:
-    kept, expanded = (llmcore.load(stored[name], dtype=dtype) for dtype in ("auto", "float32"))
+    kept, expanded = (
+        llmcore.load(stored[name], dtype=dtype, kv_cache_dtype="float32") for dtype in ("auto", "float32")
+    )
     np.testing.assert_array_equal(kept.logits(IDS), expanded.logits(IDS))
     assert kept.info()["weight_bytes"] < 0.6 * expanded.info()["weight_bytes"]
 
