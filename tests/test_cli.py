@@ -1,4 +1,4 @@
-"""cli.py: what is printed where, and the exit codes. Most with a model that says what the test wants."""
+"""cli/: what is printed where, and the exit codes. Most with a model that says what the test wants."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import llmcore
 from llmcore import cli, hub
+from llmcore.cli.generation import CHAT_TOKENS
 from llmcore.generation import Completion, Options, Piece
 
 PACKAGE = Path(hub.__file__).parents[1]
@@ -67,11 +68,11 @@ def run(monkeypatch):
     def call(*arguments, input=None):
         return CliRunner().invoke(cli.app, list(arguments), input=input, prog_name="llmcore")
 
-    def load(source, dtype, threads):
-        call.loaded = (source, dtype, threads)
+    def load(source, **options):
+        call.loaded = (source, options)
         return call.model
 
-    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(llmcore, "load", load)
     call.model = FakeModel()
     call.loaded = None
     return call
@@ -99,7 +100,10 @@ def test_generate_prints_the_continuation_and_nothing_else(run):
     result = run("generate", "I love dogs")
     assert (result.exit_code, result.stdout, result.stderr) == (0, " and cats.\n", "")
     assert run.model.calls == [("I love dogs", {})]
-    assert run.loaded == ("smollm2-135m-instruct", "auto", None)
+    assert run.loaded == (
+        "smollm2-135m-instruct",
+        {"dtype": "auto", "kv_cache_dtype": "auto", "threads": None},
+    )
 
 
 @pytest.mark.parametrize("arguments", [["-"], []])
@@ -118,10 +122,13 @@ def test_options_of_generation_pass_through_by_their_names(run):
         "presence_penalty": 0.2, "frequency_penalty": 0.3, "no_repeat_ngram_size": 2,
     }  # fmt: skip
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    others = ["--stop", "a", "--stop", "b", "--model", "m", "--threads", "3", "--dtype", "float32"]
+    others = [
+        "--stop", "a", "--stop", "b", "--model", "m", "--threads", "3", "--dtype", "float32",
+        "--kv-cache-dtype", "int8",
+    ]  # fmt: skip
     assert run("generate", "p", *flags, *others).exit_code == 0
     assert run.model.calls[0][1] == options | {"stop_strings": ["a", "b"]}
-    assert run.loaded == ("m", "float32", 3)
+    assert run.loaded == ("m", {"dtype": "float32", "kv_cache_dtype": "int8", "threads": 3})
     Options.resolve(run.model.calls[0][1], {})  # they are names of ours
 
 
@@ -238,7 +245,7 @@ def test_chat_keeps_the_conversation(run):
         [system, {"role": "user", "content": "new"}],
     ]
     assert [prompt for prompt, _ in run.model.calls] == [[1, 2, 3]] * 3
-    assert run.model.calls[0][1] == {"max_new_tokens": cli.CHAT_TOKENS}
+    assert run.model.calls[0][1] == {"max_new_tokens": CHAT_TOKENS}
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(run):

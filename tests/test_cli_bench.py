@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llmcore import cli, cli_bench
+from llmcore import cli
+from llmcore.cli import bench
 
 TINY = Path(__file__).parent / "data" / "tiny"
 
@@ -19,8 +20,8 @@ def run(*arguments):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(cli_bench, "NEW_TOKENS", 4)
-    monkeypatch.setattr(cli_bench, "RUNS", 1)
+    monkeypatch.setattr(bench, "NEW_TOKENS", 4)
+    monkeypatch.setattr(bench, "RUNS", 1)
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("gpt2", 127), ("llama", 255)])

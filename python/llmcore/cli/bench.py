@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llmcore.cli import Dtype, Json, Threads, exit_codes, remark, write, write_json
+from llmcore.cli.options import Dtype, Json, KvCacheDtype, Threads
+from llmcore.cli.terminal import exit_codes, remark, write, write_json
 from llmcore.model import Model
 from llmcore.work import Limits, Work
 
@@ -27,16 +28,12 @@ RUNS = 3
 app = typer.Typer(rich_markup_mode="markdown")
 
 
-@app.callback()
-def group() -> None:
-    """A group, though of one command: `llmcore.cli` takes it from here by its name."""
-
-
 @app.command()
 @exit_codes
 def bench(
     model: Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id or a short name.")],
     dtype: Dtype = "auto",
+    kv_cache_dtype: KvCacheDtype = "auto",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +43,7 @@ def bench(
     Speeds stand beside what this machine was measured to do at most, in the same minute: a prefill's
     arithmetic beside its operations a second, a step's weights, keys and values beside its bytes a second.
     """
-    found = measure(model, dtype, threads)
+    found = measure(model, dtype, kv_cache_dtype, threads)
     if as_json:
         return write_json(found)
     limits = found["limits"]
@@ -64,7 +61,9 @@ def bench(
     return None
 
 
-def measure(source: str, dtype: str = "auto", threads: int | None = None) -> dict[str, Any]:
+def measure(
+    source: str, dtype: str = "auto", kv_cache_dtype: str = "auto", threads: int | None = None
+) -> dict[str, Any]:
     """What `llmcore bench --json` prints.
 
     Returns:
@@ -82,7 +81,7 @@ def measure(source: str, dtype: str = "auto", threads: int | None = None) -> dic
 
     path = hub.resolve(source)
     before, start = resident_bytes(), time.perf_counter()
-    model = llmcore.load(path, dtype=dtype, threads=threads)
+    model = llmcore.load(path, dtype=dtype, kv_cache_dtype=kv_cache_dtype, threads=threads)
     first_token(model)
     seconds, after = time.perf_counter() - start, resident_bytes()
     if model.max_positions < PROMPT + NEW_TOKENS + 1:

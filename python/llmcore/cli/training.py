@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from llmcore.cli import Json, exit_codes, remark, write, write_json
+from llmcore.cli.options import Json
+from llmcore.cli.terminal import exit_codes, remark, write, write_json
 from llmcore.training.config import TrainingConfig, read_options
 from llmcore.training.loop import TrainingError
 from llmcore.training.plot import plot_run

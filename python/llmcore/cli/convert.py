@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["convert", "quantize"]
+from llmcore.cli.options import Json
+from llmcore.cli.terminal import exit_codes, write, write_json
+
+__all__ = ["app"]
+
+app = typer.Typer(rich_markup_mode="markdown")
 
 
 class Format(str, Enum):
@@ -28,6 +32,8 @@ class Dtype(str, Enum):
     BFLOAT16 = "bfloat16"
 
 
+@app.command()
+@exit_codes
 def convert(
     source: Annotated[str, typer.Argument(help="A folder, a .gguf file, a hub id or a short name.")],
     out: Annotated[Path, typer.Argument(help="The .gguf file or the folder to write.")],
@@ -37,7 +43,7 @@ def convert(
     dtype: Annotated[
         Dtype, typer.Option(help="What matrices are stored in; auto: as in SOURCE, or float32.")
     ] = Dtype.AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Convert a checkpoint to GGUF, for llama.cpp, or to a folder, for Transformers.
 
@@ -53,8 +59,8 @@ def convert(
         expected = "a name that ends in .gguf" if to is Format.GGUF else "the name of a folder"
         raise typer.BadParameter(f"found {str(out)!r}, expected {expected}", param_hint="OUT")
     checkpoint = open_checkpoint(hub.resolve(source))
-    write = to_gguf if to is Format.GGUF else to_folder
-    write(checkpoint, out, dtype.value)
+    converted = to_gguf if to is Format.GGUF else to_folder
+    converted(checkpoint, out, dtype.value)
     say_what_is_written(out, as_json)
 
 
@@ -66,6 +72,8 @@ class Type(str, Enum):
     Q4_0 = "q4_0"
 
 
+@app.command()
+@exit_codes
 def quantize(
     source: Annotated[
         str, typer.Argument(help="A folder, a .gguf file in floats, a hub id or a short name.")
@@ -74,7 +82,7 @@ def quantize(
     kind: Annotated[
         Type, typer.Option("--type", help="What matrices are rounded to: 8.5, 5 or 4.5 bits a number.")
     ] = Type.Q4_1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Quantise a checkpoint into a GGUF file, for llama.cpp too.
 
@@ -92,4 +100,7 @@ def quantize(
 def say_what_is_written(out: Path, as_json: bool) -> None:
     """How many bytes, and where."""
     size = sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir()))
-    typer.echo(json.dumps({"bytes": size, "path": str(out)}) if as_json else f"{size:,} bytes in {out}")
+    if as_json:
+        write_json({"bytes": size, "path": str(out)})
+    else:
+        write(f"{size:,} bytes in {out}\n")
