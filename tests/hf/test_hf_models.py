@@ -137,9 +137,16 @@ def test_arguments_of_loading():
     assert model.num_parameters() == sum(
         array.size for array in load_file(folder / "model.safetensors").values()
     )
+    halved = GPT2LMHeadModel.from_pretrained(folder, kv_cache_dtype="bfloat16").model.core
+    assert 2 * halved.kv_bytes_per_position() == model.model.core.kv_bytes_per_position()
     with pytest.raises(TypeError, match="load_in_8bit"):
         GPT2LMHeadModel.from_pretrained(folder, load_in_8bit=True)
-    for name, value in {"dtype": "float16", "device_map": "cuda", "attn_implementation": "flash"}.items():
+    for name, value in {
+        "dtype": "float16",
+        "kv_cache_dtype": "int4",
+        "device_map": "cuda",
+        "attn_implementation": "flash",
+    }.items():
         with pytest.raises(ValueError, match=f"{name}: found '{value}'"):
             GPT2LMHeadModel.from_pretrained(folder, **{name: value})
     with pytest.raises(ValueError, match="device: found 'cuda'"):

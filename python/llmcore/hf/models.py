@@ -73,6 +73,7 @@ class CausalLM:
         *,
         dtype: Any = "auto",
         torch_dtype: Any = None,
+        kv_cache_dtype: str = "auto",
         device_map: str | None = None,
         attn_implementation: str | None = None,
         local_files_only: bool = False,
@@ -87,6 +88,7 @@ class CausalLM:
             source: As for `llmcore.load`: a folder, a `.gguf` file, a hub id, or a short name.
             dtype: What weights are kept in, as for `llmcore.load`, or `torch.float32` or `torch.bfloat16`.
             torch_dtype: The older name of `dtype`; wins if given.
+            kv_cache_dtype: What keys and values are kept in, as for `llmcore.load`.
             device_map: None, "auto" or "cpu": there is one device.
             attn_implementation: None, "eager" or "sdpa", which compute the same.
             local_files_only: Whether the network is left alone.
@@ -106,7 +108,7 @@ class CausalLM:
         _one_of("use_safetensors", use_safetensors, (None, True))
         wanted = str(torch_dtype or dtype or "auto").removeprefix("torch.")
         path = hub.resolve(source, download=not local_files_only)
-        model = load(path, dtype=wanted, threads=threads)
+        model = load(path, dtype=wanted, kv_cache_dtype=kv_cache_dtype, threads=threads)
         found = model.checkpoint.model_type
         if cls.model_type not in (None, found):
             raise ValueError(
