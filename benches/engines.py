@@ -5,8 +5,8 @@ contexts, loading and memory, in float32, bfloat16, int8, int4, and of a GGUF fi
 
 `benches/engine_models.py` makes the models in DIR; a peer is an engine and the Python that has it. Each
 engine has a process of its own for each precision (`benches/engine_worker.py`), asleep but for its turns;
-they take turns, run by run, so that whatever else the machine does meets all; what counts is the median. The
-limits of the machine are measured before each case. The ids are compared with those of float32.
+they take turns, run by run, so that whatever else the machine does meets all, and the limits of the
+machine are measured before each round; what counts are medians. The ids are compared with those of float32.
 
 What was measured is kept in NAME.json, case by case, and not measured again without `--again`: a run that was
 cut short goes on. NAME.md and NAME.png are drawn from it. What fails or does not exist is left out and said.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -210,13 +211,14 @@ class Bench:
             "sequences": len(request.prompts),
             "new_tokens": request.new_tokens,
             "beams": request.beams,
-            "limits": asdict(Limits.measure(self.threads)),
         }
+        limits = []
         for process in processes:
             runs[process.name] = {"seconds": [], "steps": []}
             if not request.timed:
                 process.ask(request, min(4, request.new_tokens))
         for _ in range(1 if request.timed else self.runs):
+            limits.append(asdict(Limits.measure(self.threads)))
             for process in processes:
                 note = runs[process.name]
                 if "error" in note:
@@ -228,6 +230,9 @@ class Bench:
                 note["seconds"].append(answer["seconds"])
                 note["steps"].append(answer["steps"])
                 note["ids"] = answer["ids"]
+        self.found["cases"][request.name]["limits"] = {
+            name: statistics.median(limit[name] for limit in limits) for name in limits[0]
+        }
 
     def say(self, text: str) -> None:
         print(f"{self.place.name}: {text}", file=sys.stderr, flush=True)
