@@ -84,6 +84,7 @@ impl Activations {
     }
 
     /// The rows of a tile.
+    #[inline(always)]
     pub fn rows_of(&self, tile: usize) -> Range<usize> {
         rows_of(tile, self.rows)
     }
@@ -96,6 +97,7 @@ impl Activations {
     }
 
     /// A tile from some unit on.
+    #[inline(always)]
     pub fn tile(&self, tile: usize, terms: usize, unit: usize) -> Rows {
         let rows = self.rows_of(tile);
         assert!(rows.end <= self.rows && unit < self.units);
@@ -110,6 +112,7 @@ impl Activations {
 }
 
 /// Tiles differ by one row at most.
+#[inline(always)]
 fn rows_of(tile: usize, rows: usize) -> Range<usize> {
     let tiles = rows.div_ceil(ROWS);
     tile * rows / tiles..(tile + 1) * rows / tiles

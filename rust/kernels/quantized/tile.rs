@@ -34,6 +34,7 @@ pub trait Weights {
     unsafe fn scales<S: Simd>(&self, s: S, panel: usize, unit: usize, group: usize) -> [S::F32; 2];
 
     /// Asks for what will be wanted when as many units as this have gone by as one panel has, or more.
+    #[inline(always)]
     fn prefetch(&self, _panel: usize, _unit: usize) {}
 }
 
