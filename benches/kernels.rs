@@ -48,6 +48,12 @@ fn main() {
                 }
             }
         }
+        for (model, layers, shapes) in [("SmolLM2", 30, smollm2), ("GPT-2", 12, gpt2)] {
+            let name = format!("gemm {element:?} 512 rows, all layers of {model}");
+            if wanted(&name) {
+                all_layers(&name, element, &shapes.repeat(layers), peak);
+            }
+        }
         if wanted("gemv") {
             gemv(element, bandwidth);
         }
@@ -181,6 +187,24 @@ fn training(precision: Precision, peak: f64) {
             shares[2]
         );
     }
+}
+
+/// The products of a prefill, as the model goes through them: every weight comes from memory.
+fn all_layers(name: &str, element: Element, shapes: &[(usize, usize)], peak: f64) {
+    let floats = shapes.iter().map(|&(n, k)| Panels::floats(element, n, k).unwrap()).sum();
+    let arena = Arena::with_capacity(floats).unwrap();
+    let pack =
+        |&(n, k): &(usize, usize)| arena.panels(element, n, k, |i, row| row.fill(i as f32 * 1e-3)).unwrap();
+    let matrices: Vec<Panels> = shapes.iter().map(pack).collect();
+    let (a, mut out) = (noise(512 * 3072), vec![0.0; 512 * 3072]);
+    let seconds = best(|| {
+        for m in &matrices {
+            multiply(&a[..512 * m.k], 512, m, &mut out[..512 * m.n]);
+        }
+    });
+    let operations: usize = shapes.iter().map(|(n, k)| 2 * 512 * n * k).sum();
+    let speed = operations as f64 / seconds / 1e9;
+    println!("{name:46} {speed:8.1} GFLOP/s {:5.1} %", 100.0 * speed / peak);
 }
 
 /// One decode step's weights of SmolLM2-135M, once through, as the model goes through them.

@@ -1,8 +1,9 @@
 //! The one thread pool.
 //!
-//! A call hands the pool a number of chunks; the caller and the workers claim them one at a time.
-//! Which thread runs a chunk is left to chance, so a chunk's border and its result must depend on
-//! the input alone.
+//! A call hands the pool a number of chunks. Every thread has a part of them, neighbours, that it claims one at
+//! a time; then it helps with the parts of others. So where calls go over the same rows in the same order, what a
+//! thread reads is mostly what it wrote, which matters where threads share no cache. Yet which thread runs a
+//! chunk is left to chance, so a chunk's border and its result must depend on the input alone.
 //!
 //! # Protocol
 //! One word, the *gate*, holds `slots << 16 | inside`: how many more workers may enter the current
@@ -190,12 +191,12 @@ fn pool() -> &'static Pool {
     let mut pool = POOL.load(Ordering::Acquire);
     if pool.is_null() {
         forget_pool_in_forked_children();
-        let made = Box::into_raw(Box::new(Pool::new()));
+        let made = Box::into_raw(Box::new(Pool::new(size())));
         match POOL.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
                 pool = made;
                 // SAFETY: `made` was just allocated and is never freed.
-                unsafe { &*made }.spawn(size() - 1);
+                unsafe { &*made }.spawn();
             }
             Err(theirs) => {
                 pool = theirs;
@@ -231,8 +232,8 @@ struct Pool {
     callers: Mutex<()>,
     gate: AtomicU32,
     job: UnsafeCell<Job>,
-    /// The next chunk to be claimed.
-    next: AtomicUsize,
+    /// Of each part, one for every thread at most, the next chunk to be claimed.
+    next: Vec<Next>,
     workers: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Guards nothing but the two conditions below.
@@ -242,6 +243,11 @@ struct Pool {
     caller_waits: AtomicBool,
     done: Condvar,
 }
+
+/// Alone on the lines of a cache that the machine fetches together.
+#[derive(Default)]
+#[repr(align(128))]
+struct Next(AtomicUsize);
 
 // SAFETY: `job` is written by the caller that holds `callers` while the gate is shut and empty, and
 // read by workers inside the gate; the gate's Release store and Acquire swap order the two. What it
@@ -253,6 +259,14 @@ struct Job {
     run: unsafe fn(*const (), usize),
     data: *const (),
     chunks: usize,
+    parts: usize,
+}
+
+impl Job {
+    /// The first chunk of a part, and one past the last of the part before.
+    fn start(&self, part: usize) -> usize {
+        part * self.chunks / self.parts
+    }
 }
 
 /// # Safety
@@ -268,13 +282,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pool {
-    fn new() -> Self {
+    /// For so many threads, the caller among them.
+    fn new(threads: usize) -> Self {
         unsafe fn nothing(_: *const (), _: usize) {}
+        let mut next = Vec::new();
+        next.resize_with(threads, Next::default);
         Pool {
             callers: Mutex::new(()),
             gate: AtomicU32::new(0),
-            job: UnsafeCell::new(Job { run: nothing, data: ptr::null(), chunks: 0 }),
-            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { run: nothing, data: ptr::null(), chunks: 0, parts: 1 }),
+            next,
             workers: AtomicUsize::new(0),
             panic: Mutex::new(None),
             parking: Mutex::new(()),
@@ -286,9 +303,10 @@ impl Pool {
     }
 
     /// Starts workers; where the system grants fewer, the pool is smaller.
-    fn spawn(&'static self, workers: usize) {
-        for i in 0..workers {
-            let spawned = std::thread::Builder::new().name(format!("llmcore-{i}")).spawn(|| self.work());
+    fn spawn(&'static self) {
+        for i in 1..self.next.len() {
+            let name = format!("llmcore-{}", i - 1);
+            let spawned = std::thread::Builder::new().name(name).spawn(move || self.work(i));
             if spawned.is_err() {
                 break;
             }
@@ -299,8 +317,10 @@ impl Pool {
     fn for_each<F: Fn(usize) + Sync>(&self, chunks: usize, limit: usize, job: &F) {
         let _turn = lock(&self.callers);
         let helpers = self.workers.load(Ordering::Relaxed).min(limit - 1).min(chunks - 1);
-        let job = Job { run: call::<F>, data: ptr::from_ref(job).cast(), chunks };
-        self.next.store(0, Ordering::Relaxed);
+        let job = Job { run: call::<F>, data: ptr::from_ref(job).cast(), chunks, parts: helpers + 1 };
+        for part in 0..job.parts {
+            self.next[part].0.store(job.start(part), Ordering::Relaxed);
+        }
         // SAFETY: the gate is shut and empty, and `callers` is ours: nobody reads.
         unsafe { *self.job.get() = job };
         self.gate.store(helpers as u32 * SLOT, Ordering::SeqCst);
@@ -308,7 +328,7 @@ impl Pool {
             let _parking = lock(&self.parking);
             self.wake.notify_all();
         }
-        self.take_part(job);
+        self.take_part(job, 0);
         self.shut_and_wait();
         let panic = lock(&self.panic).take();
         if let Some(payload) = panic {
@@ -316,20 +336,24 @@ impl Pool {
         }
     }
 
-    /// Claims chunks until none is left. Never unwinds.
-    fn take_part(&self, job: Job) {
+    /// Claims chunks until none is left, those of a part of its own first. Never unwinds.
+    fn take_part(&self, job: Job, thread: usize) {
         let _float_state = mxcsr::Default::enter();
         let _restore = Restore { cell: &INSIDE, before: INSIDE.replace(true) };
-        loop {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= job.chunks {
-                return;
-            }
-            // SAFETY: the closure outlives the job: the caller waits for everybody inside the gate.
-            let result = catch_unwind(AssertUnwindSafe(|| unsafe { (job.run)(job.data, chunk) }));
-            if let Err(payload) = result {
-                self.next.store(job.chunks, Ordering::Relaxed);
-                lock(&self.panic).get_or_insert(payload);
+        for i in 0..job.parts {
+            let part = (thread + i) % job.parts;
+            let (next, end) = (&self.next[part].0, job.start(part + 1));
+            while next.load(Ordering::Relaxed) < end {
+                let chunk = next.fetch_add(1, Ordering::Relaxed);
+                if chunk >= end {
+                    break;
+                }
+                // SAFETY: the closure outlives the job: the caller waits for everybody inside the gate.
+                let result = catch_unwind(AssertUnwindSafe(|| unsafe { (job.run)(job.data, chunk) }));
+                if let Err(payload) = result {
+                    self.next.iter().for_each(|next| next.0.store(job.chunks, Ordering::Relaxed));
+                    lock(&self.panic).get_or_insert(payload);
+                }
             }
         }
     }
@@ -350,11 +374,11 @@ impl Pool {
         self.caller_waits.store(false, Ordering::SeqCst);
     }
 
-    /// A worker's life.
-    fn work(&self) {
+    /// The life of worker `thread`.
+    fn work(&self, thread: usize) {
         loop {
             if spin_until(|| self.gate.load(Ordering::Relaxed) >= SLOT) {
-                self.enter();
+                self.enter(thread);
                 continue;
             }
             let mut parking = lock(&self.parking);
@@ -364,12 +388,12 @@ impl Pool {
             }
             self.parked.fetch_sub(1, Ordering::SeqCst);
             drop(parking);
-            self.enter();
+            self.enter(thread);
         }
     }
 
     /// Takes a slot, if there is one, and works on its job.
-    fn enter(&self) {
+    fn enter(&self, thread: usize) {
         let mut gate = self.gate.load(Ordering::Relaxed);
         loop {
             if gate < SLOT {
@@ -383,7 +407,7 @@ impl Pool {
         }
         // SAFETY: inside the gate the job is not written to.
         let job = unsafe { *self.job.get() };
-        self.take_part(job);
+        self.take_part(job, thread);
         let left = self.gate.fetch_sub(1, Ordering::SeqCst) - 1;
         if left == 0 && self.caller_waits.load(Ordering::SeqCst) {
             let _parking = lock(&self.parking);
@@ -414,8 +438,8 @@ mod tests {
 
     /// A pool of its own, whatever the machine; it lives as long as the process, like the real one.
     fn pool_of(workers: usize) -> &'static Pool {
-        let pool: &'static Pool = Box::leak(Box::new(Pool::new()));
-        pool.spawn(workers);
+        let pool: &'static Pool = Box::leak(Box::new(Pool::new(workers + 1)));
+        pool.spawn();
         pool
     }
 

@@ -175,6 +175,9 @@ const BLOCK_K: usize = 1024;
 const STRIPS: usize = 4;
 const STRIPS_TO_PACK: usize = 24;
 
+/// Strips that are worth reading the panels once more for.
+const OWN_STRIPS: usize = 16;
+
 /// What a chunk of packing takes: strips over all k, or some k of all strips.
 const STRIPS_PER_CHUNK: usize = 4;
 const K_PER_CHUNK: usize = 64;
@@ -373,14 +376,17 @@ impl Block<'_> {
             Factor::Panels(_) => STRIPS,
             _ => STRIPS_TO_PACK,
         };
-        // Rows are split too until there are chunks enough for the threads to end together.
-        let down = (16 * threads::size()).div_ceil(across).clamp(1, strips.div_ceil(least));
-        let strips_per_chunk = strips.div_ceil(down);
-        let down = strips.div_ceil(strips_per_chunk);
-        kernels::for_each(self.rows * n * self.ks.len(), across * down, |i| {
-            let (column, row) = (i / down * WIDTH * LANES, i % down * strips_per_chunk);
+        // Each thread has rows of its own to begin with (see `threads`), if there are enough of them to go by each panel.
+        let groups = (strips / OWN_STRIPS.max(least)).clamp(1, threads::size());
+        // These are split too until there are chunks enough for the threads to end together.
+        let wanted = (16 * threads::size()).div_ceil(across * groups);
+        let down = wanted.clamp(1, strips.div_ceil(least * groups));
+        let strips_per_chunk = strips.div_ceil(groups * down);
+        kernels::for_each(self.rows * n * self.ks.len(), groups * across * down, |i| {
+            let (group, i) = (i / (across * down), i % (across * down));
+            let (column, row) = (i / down * WIDTH * LANES, (group * down + i % down) * strips_per_chunk);
             let columns = column..n.min(column + WIDTH * LANES);
-            let strips = row..strips.min(row + strips_per_chunk);
+            let strips = row.min(strips)..strips.min(row + strips_per_chunk);
             let chunk = Chunk { block: self, columns, strips };
             match self.element {
                 Element::Float32 => dispatch(Typed::<Float32, f32>(chunk, PhantomData)),

@@ -175,8 +175,8 @@ impl Panels<'_> {
     #[inline(always)]
     fn few<S: Simd, F: Known>(self, s: S) {
         let units = 0..self.matrix.k / UNIT;
-        // What lies as far on as all threads get meanwhile.
-        let ahead = threads::size() * self.panels.len() * self.matrix.layout.len;
+        // The chunks of a thread are neighbours.
+        let ahead = self.panels.len() * self.matrix.layout.len;
         for panel in (0..self.panels.len()).step_by(WIDTH) {
             let count = WIDTH.min(self.panels.len() - panel);
             let first = self.panels.start + panel;
