@@ -21,10 +21,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::simd::mxcsr;
+use crate::simd::{mxcsr, prefetch};
 
 /// More threads than this are a mistake in `LLMCORE_THREADS`.
 pub const MOST: usize = 1024;
+
+const CACHE_LINE: usize = 64;
 
 /// How long a thread spins before it parks: longer than the gap between two kernels of a decode
 /// step, shorter than what another process would miss.
@@ -54,6 +56,16 @@ pub fn for_each_mut<T: Send>(data: &mut [T], chunk: usize, job: impl Fn(usize, &
         let piece = unsafe { std::slice::from_raw_parts_mut(data.get().add(start), chunk.min(len - start)) };
         job(i, piece);
     });
+}
+
+/// Says what the next call with much to read will read, a part of it by each thread: workers that wait for work ask
+/// for the beginning of theirs meanwhile, as memory would be idle else. A hint, that changes no result.
+pub fn soon(memory: &[u8]) {
+    let pool = POOL.load(Ordering::Acquire);
+    if !pool.is_null() {
+        // SAFETY: a published pool is never freed.
+        unsafe { &*pool }.soon.set(memory);
+    }
 }
 
 /// A pointer that chunks share; who uses it says why its writes do not overlap.
@@ -234,6 +246,7 @@ struct Pool {
     job: UnsafeCell<Job>,
     /// Of each part, one for every thread at most, the next chunk to be claimed.
     next: Vec<Next>,
+    soon: Soon,
     workers: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Guards nothing but the two conditions below.
@@ -242,6 +255,54 @@ struct Pool {
     wake: Condvar,
     caller_waits: AtomicBool,
     done: Condvar,
+}
+
+/// See [`soon`]: only addresses, that nobody follows.
+#[derive(Default)]
+struct Soon {
+    start: AtomicUsize,
+    len: AtomicUsize,
+}
+
+impl Soon {
+    fn set(&self, memory: &[u8]) {
+        self.start.store(memory.as_ptr().addr(), Ordering::Relaxed);
+        self.len.store(memory.len(), Ordering::Relaxed);
+    }
+}
+
+/// What a worker has asked for.
+#[derive(Default)]
+struct Asked {
+    start: usize,
+    at: usize,
+    end: usize,
+}
+
+/// Bytes that a worker asks for at most: its L2 cache keeps them beside what it works on.
+const MOST_ASKED: usize = 256 << 10;
+
+/// Bytes that a worker asks for between two looks at the gate.
+const ASKED_AT_ONCE: usize = 256;
+
+impl Asked {
+    /// Begins with part `thread` of `parts` of what is said to be read soon, unless that has begun.
+    fn update(&mut self, soon: &Soon, thread: usize, parts: usize) {
+        let (start, len) = (soon.start.load(Ordering::Relaxed), soon.len.load(Ordering::Relaxed));
+        if start != self.start {
+            let at = start.wrapping_add(len / parts * thread);
+            *self = Asked { start, at, end: at.wrapping_add(MOST_ASKED.min(len / parts)) };
+        }
+    }
+
+    fn go_on(&mut self) {
+        if self.at < self.end {
+            for line in (0..ASKED_AT_ONCE).step_by(CACHE_LINE) {
+                prefetch(ptr::without_provenance::<u8>(self.at.wrapping_add(line)));
+            }
+            self.at += ASKED_AT_ONCE;
+        }
+    }
 }
 
 /// Alone on the lines of a cache that the machine fetches together.
@@ -292,6 +353,7 @@ impl Pool {
             gate: AtomicU32::new(0),
             job: UnsafeCell::new(Job { run: nothing, data: ptr::null(), chunks: 0, parts: 1 }),
             next,
+            soon: Soon::default(),
             workers: AtomicUsize::new(0),
             panic: Mutex::new(None),
             parking: Mutex::new(()),
@@ -376,8 +438,13 @@ impl Pool {
 
     /// The life of worker `thread`.
     fn work(&self, thread: usize) {
+        let mut asked = Asked::default();
         loop {
-            if spin_until(|| self.gate.load(Ordering::Relaxed) >= SLOT) {
+            asked.update(&self.soon, thread, self.next.len());
+            if spin_until(|| {
+                asked.go_on();
+                self.gate.load(Ordering::Relaxed) >= SLOT
+            }) {
                 self.enter(thread);
                 continue;
             }
@@ -417,7 +484,7 @@ impl Pool {
 }
 
 /// Whether `condition` came true within [`SPIN`].
-fn spin_until(condition: impl Fn() -> bool) -> bool {
+fn spin_until(mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         for _ in 0..32 {
@@ -502,6 +569,19 @@ mod tests {
                 sum.fetch_add(i, Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), 28);
+        }
+    }
+
+    #[test]
+    fn a_part_is_asked_for_once() {
+        let (memory, soon) = (vec![0; 4 * ASKED_AT_ONCE], Soon::default());
+        let start = memory.as_ptr().addr();
+        soon.set(&memory);
+        let mut asked = Asked::default();
+        for ahead in [2, 3, 4, 4] {
+            asked.update(&soon, 1, 2);
+            assert_eq!((asked.at, asked.end), (start + ahead * ASKED_AT_ONCE, start + 4 * ASKED_AT_ONCE));
+            asked.go_on();
         }
     }
 

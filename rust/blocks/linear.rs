@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::kernels::{MatrixMut, gemm};
 use crate::parameters::{MatrixId, VectorId};
 use crate::simd::LANES;
+use crate::threads;
 
 /// `x weightᵀ + bias` for one or several outputs over the same input, in one product.
 pub struct Linear {
@@ -70,6 +71,7 @@ impl Linear {
         let weight = pass.params.matrix(self.weight).row_range(columns.clone());
         let bias = self.bias.map(|bias| &pass.params.vector(bias)[columns.clone()]);
         let output = MatrixMut::new(&mut y.values, x.rows, columns.len());
+        threads::soon(pass.params.memory_after(self.weight));
         gemm(x.matrix(), weight, bias, output, pass.precision);
         for adapter in &self.adapters {
             adapter.forward(pass, x, &mut y, &columns);

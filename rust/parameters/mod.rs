@@ -247,6 +247,14 @@ impl Parameters {
         }
     }
 
+    /// The memory of the matrix that is multiplied after this one; of the first after the last.
+    pub fn memory_after(&self, id: MatrixId) -> &[u8] {
+        match self {
+            Parameters::Packed(packed) => packed.memory_after(id),
+            Parameters::Flat(_) => &[],
+        }
+    }
+
     /// As [`Parameters::flat`], to change.
     pub fn flat_mut(&mut self) -> &mut Flat {
         match self {

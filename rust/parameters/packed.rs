@@ -73,4 +73,8 @@ impl Packed {
     pub fn matrix(&self, id: MatrixId) -> Factor<'_> {
         self.matrices[id.0 as usize].clone()
     }
+
+    pub fn memory_after(&self, id: MatrixId) -> &[u8] {
+        self.matrices[(id.0 as usize + 1) % self.matrices.len()].memory()
+    }
 }

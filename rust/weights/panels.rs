@@ -99,6 +99,13 @@ impl Panels {
         self.k.div_ceil(self.element.inputs()) * self.element.step()
     }
 
+    /// All panels.
+    pub fn memory(&self) -> &[u8] {
+        let size = self.count() * self.panel_floats() * size_of::<f32>();
+        // SAFETY: the range was handed to this matrix, written by the packing, and never changes.
+        unsafe { from_raw_parts(self.arena.at(self.offset).cast(), size) }
+    }
+
     /// Panel `p`, whatever its floats hold.
     pub fn panel(&self, p: usize) -> &[f32] {
         assert!(p < self.count());

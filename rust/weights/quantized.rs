@@ -76,6 +76,11 @@ impl Quantized {
         self.n.div_ceil(LANES) * self.layout.len
     }
 
+    /// All panels.
+    pub fn memory(&self) -> &[u8] {
+        self.panels(0..self.n.div_ceil(LANES))
+    }
+
     /// Panel `p`.
     pub fn panel(&self, p: usize) -> &[u8] {
         self.panels(p..p + 1)

@@ -111,6 +111,15 @@ impl Factor<'_> {
         }
     }
 
+    /// The memory that a product reads, if it is packed.
+    pub fn memory(&self) -> &[u8] {
+        match self {
+            Factor::Panels(panels) => panels.memory(),
+            Factor::Quantized(parts) => parts.first().map_or(&[], Quantized::memory),
+            Factor::Matrix(_) | Factor::Expanded(_) => &[],
+        }
+    }
+
     /// What it is multiplied as, and what then rows of the other operand are rounded to.
     fn element(&self, precision: Precision) -> (Element, Precision) {
         match self {

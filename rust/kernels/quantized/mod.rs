@@ -30,8 +30,8 @@ use tile::{Apart, Out, ROWS, Rows, Stored, WIDTH, product, take_apart, unit_byte
 /// So many rows are worth keeping what was taken apart: for fewer, each of at most two tiles takes panels apart itself.
 const MANY_ROWS: usize = 2 * ROWS + 1;
 
-/// Panels of a chunk of few rows.
-const FEW_PANELS: usize = 2 * WIDTH;
+/// Chunks of few rows for each thread: what one may have to take off another.
+const CHUNKS: usize = 8;
 
 /// Units that are kept, taken apart: with their scales 31 KB or less, which an L1 cache holds.
 const UNITS: usize = 24;
@@ -94,26 +94,32 @@ struct Chunk {
 }
 
 fn chunks(parts: &[Quantized], rows: usize) -> Vec<Chunk> {
-    let panels: usize = parts.iter().map(|part| part.n.div_ceil(LANES)).sum();
+    let widths = |part: &Quantized| part.n.div_ceil(LANES).div_ceil(WIDTH);
+    let all: usize = parts.iter().map(widths).sum();
     let tiles = rows.div_ceil(ROWS);
-    let (step, tiles_per_chunk) = if rows < MANY_ROWS {
-        (FEW_PANELS, tiles)
+    // How many widths of panels make a chunk, and tiles.
+    let (across, down) = if rows < MANY_ROWS {
+        // As many for each thread, so that their shares are equal.
+        let threads = threads::size();
+        (all as f64 / (threads * CHUNKS.min(all.div_ceil(2 * threads))) as f64, tiles)
     } else {
         // Four chunks a thread keep all of them at work until near the end.
-        let wanted = (4 * threads::size()).div_ceil(panels.div_ceil(WIDTH));
-        (WIDTH, tiles.div_ceil(wanted).max(FEWEST_TILES))
+        let wanted = (4 * threads::size()).div_ceil(all);
+        (1.0, tiles.div_ceil(wanted).max(FEWEST_TILES))
     };
-    let mut chunks = Vec::with_capacity(panels.div_ceil(step) + parts.len());
+    let mut chunks = Vec::new();
     let mut first_column = 0;
     for (part, matrix) in parts.iter().enumerate() {
-        let panels = matrix.n.div_ceil(LANES);
-        for first in (0..panels).step_by(step) {
-            for tile in (0..tiles).step_by(tiles_per_chunk) {
+        let widths = widths(matrix);
+        let count = ((widths as f64 / across).round() as usize).clamp(1, widths);
+        for i in 0..count {
+            let panels = i * widths / count * WIDTH..(i + 1) * widths / count * WIDTH;
+            for tile in (0..tiles).step_by(down) {
                 chunks.push(Chunk {
                     part,
                     first_column,
-                    panels: first..panels.min(first + step),
-                    tiles: tile..tiles.min(tile + tiles_per_chunk),
+                    panels: panels.start..panels.end.min(matrix.n.div_ceil(LANES)),
+                    tiles: tile..tiles.min(tile + down),
                 });
             }
         }
@@ -175,8 +181,8 @@ impl Panels<'_> {
     #[inline(always)]
     fn few<S: Simd, F: Known>(self, s: S) {
         let units = 0..self.matrix.k / UNIT;
-        // The chunks of a thread are neighbours.
-        let ahead = self.panels.len() * self.matrix.layout.len;
+        // The next ones of the same thread.
+        let ahead = WIDTH * self.matrix.layout.len;
         for panel in (0..self.panels.len()).step_by(WIDTH) {
             let count = WIDTH.min(self.panels.len() - panel);
             let first = self.panels.start + panel;

@@ -33,9 +33,9 @@ pub trait Weights {
     /// As above.
     unsafe fn scales<S: Simd>(&self, s: S, panel: usize, unit: usize, group: usize) -> [S::F32; 2];
 
-    /// Asks for what will be wanted when as many units as this have gone by as one panel has, or more.
+    /// Asks for what will be wanted when as many units as this have gone by as some panels have, or more.
     #[inline(always)]
-    fn prefetch(&self, _panel: usize, _unit: usize) {}
+    fn prefetch(&self, _panels: Range<usize>, _unit: usize) {}
 }
 
 /// Panels as they are stored.
@@ -78,15 +78,15 @@ impl<F: Known> Weights for Stored<'_, F> {
         unsafe { scales::<S, F>(s, self.panels.add(panel * self.layout.len), self.layout, unit, group) }
     }
 
-    /// A panel front to back, whatever lies where in it: a unit takes a line for each bit of its codes and at most one
-    /// more for its scales.
+    /// The panels front to back, one after the other, whatever lies where in them: memory is fastest in one stretch.
+    /// A unit takes a line for each bit of its codes and at most one more for its scales.
     #[inline(always)]
-    fn prefetch(&self, panel: usize, unit: usize) {
-        let lines = (F::LOW + F::HIGH + 1) as usize;
-        let from = self.panels.wrapping_add(self.ahead + panel * self.layout.len + unit * lines * BYTES);
+    fn prefetch(&self, panels: Range<usize>, unit: usize) {
+        let lines = panels.len() * (F::LOW + F::HIGH + 1) as usize;
+        let from = self.ahead + panels.start * self.layout.len + unit * lines * BYTES;
         let mut line = 0;
         while line < lines {
-            prefetch(from.wrapping_add(line * BYTES));
+            prefetch(self.panels.wrapping_add(from + line * BYTES));
             line += 1;
         }
     }
@@ -248,9 +248,7 @@ unsafe fn tile<S: Simd, W: Weights, const M: usize, const R: usize, const P: usi
         // (Loops of constant length are unrolled; one over a range that is not known may call for its next number.)
         let mut unit = units.start;
         while unit < units.end {
-            for p in 0..P {
-                weights.prefetch(panel + p, unit);
-            }
+            weights.prefetch(panel..panel + P, unit);
             for group in 0..W::GROUPS {
                 let mut dots = [[s.splat_i32(0); P]; R];
                 if !W::MIN {
