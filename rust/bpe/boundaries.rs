@@ -174,7 +174,7 @@ pub struct Fill<'a, P> {
 impl<P: Algebra> Fill<'_, P> {
     /// The number of the ends.
     pub fn dispatch(self) -> usize {
-        simd::dispatch(self)
+        simd::dispatch_integers(self)
     }
 }
 
@@ -201,14 +201,11 @@ impl<P: Algebra> Op for Fill<'_, P> {
                 masks.start_of_last_run(white).min(masks.len - LOOKAHEAD) + 1
             };
             // An end is the start of the next piece; the window's first byte is none.
-            let mut found = starts & below(certain) & !1;
+            let found = starts & below(certain) & !1;
             let window = at;
-            while found != 0 {
-                at = window + found.trailing_zeros() as usize;
-                ends[count] = at;
-                count += 1;
-                found &= found - 1;
-            }
+            let Some(room) = ends[count..].first_chunk_mut() else { break };
+            count += s.places_of_bits(found, window, room);
+            at = window + (found | 1).ilog2() as usize;
             if masks.last || at == window {
                 at = if masks.last { text.len() } else { pattern.end(cursor, window) };
                 ends[count] = at;

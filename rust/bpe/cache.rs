@@ -6,12 +6,14 @@ use crate::simd;
 /// The longest piece that is kept, in bytes: with its length it fills a `u128`.
 const LONGEST: usize = 15;
 /// The most ids that a slot holds itself; where there are more, they lie in `Cache::many`.
-pub const IDS: usize = 3;
+const IDS: usize = 3;
+/// The room that the ids of a piece need, of which each stands for a byte or more.
+pub const MOST_IDS: usize = LONGEST + 1;
 /// The most ids in `Cache::many`, 4 MB. When it is full, the cache starts anew.
 const MOST_MANY: usize = 1 << 20;
 /// Sets of two slots, at first and at most: 256 KB, and 16 MB. Merging a piece anew takes longer than
-/// reading a slot that has left the second-level cache, so sets become twice as many when an eighth of
-/// them has had to forget a piece.
+/// reading a slot that has left the second-level cache, so sets become twice as many when as many
+/// pieces were displaced as are an eighth of them.
 const FIRST_SETS_LOG2: u32 = 12;
 const MOST_SETS_LOG2: u32 = 18;
 
@@ -26,28 +28,29 @@ struct Slot {
     ids: [u32; IDS + 1],
 }
 
-/// The slots of all the pieces with one hash: a cache line.
+/// The first slots for the pieces with one hash: a cache line.
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
-struct Set {
-    newer: Slot,
-    older: Slot,
-}
+struct Set([Slot; 2]);
 
 impl Set {
     /// The slot that has a key, if any has.
     #[inline(always)]
     fn slot(&self, key: u128) -> &Slot {
-        if self.newer.key == key { &self.newer } else { &self.older }
+        // By index, for a branch would often be taken wrongly.
+        &self.0[usize::from(self.0[0].key != key)]
     }
 }
 
-/// The pieces met last; of those of a set, a newer one displaces the older of two.
+/// The pieces met last. One that comes when its set is full goes to the neighbour of the set; when that is full too,
+/// it displaces the older of two. So the pieces met first, which are the most frequent ones, lie where they are
+/// looked for first, and sets may be so full that they take few pages.
 pub struct Cache {
     sets: Vec<Set>,
     sets_log2: u32,
     /// Pieces displaced since there are so many sets.
     displaced: usize,
+    /// Ids of pieces that have many; `MOST_IDS` more behind the last, so that as many can be read from any of them.
     many: Vec<u32>,
 }
 
@@ -62,34 +65,37 @@ impl Default for Cache {
     }
 }
 
-/// The lowest n bytes.
-const MASKS: [u128; LONGEST + 1] = {
-    let mut masks = [0; LONGEST + 1];
+/// Of a piece of n bytes, what of 16 bytes belongs to it, and its length in the highest.
+const SHAPES: [(u128, u128); LONGEST + 1] = {
+    let mut shapes = [(0, 0); LONGEST + 1];
     let mut n = 1;
     while n <= LONGEST {
-        masks[n] = masks[n - 1] << 8 | 0xFF;
+        shapes[n] = (shapes[n - 1].0 << 8 | 0xFF, (n as u128) << (8 * LONGEST));
         n += 1;
     }
-    masks
+    shapes
 };
 
 /// The key of `text[start..end]`, if it is short enough to have one.
-#[inline]
+#[inline(always)]
 pub fn key(text: &[u8], start: usize, end: usize) -> Option<u128> {
     let length = end - start;
     if length == 0 || length > LONGEST {
         return None;
     }
-    let bytes = match text[start..].first_chunk() {
+    let bytes = match (text[start..].first_chunk(), text.last_chunk()) {
         // What follows the piece is masked away.
-        Some(&chunk) => u128::from_le_bytes(chunk) & MASKS[length],
-        None => {
+        (Some(&chunk), _) => u128::from_le_bytes(chunk),
+        // Near the end of the text, the bytes before the piece are shifted out.
+        (None, Some(&chunk)) => u128::from_le_bytes(chunk) >> (8 * (start + LONGEST + 1 - text.len())),
+        (None, None) => {
             let mut bytes = [0; LONGEST + 1];
             bytes[..length].copy_from_slice(&text[start..end]);
             u128::from_le_bytes(bytes)
         }
     };
-    Some(bytes | (length as u128) << (8 * LONGEST))
+    let (mask, length) = SHAPES[length];
+    Some(bytes & mask | length)
 }
 
 /// The piece of a key, given the key's bytes from the lowest on.
@@ -128,22 +134,42 @@ impl Cache {
     #[inline(always)]
     pub fn prefetch(&self, key: u128) -> u32 {
         let set = self.set_of(key);
-        simd::prefetch(&raw const self.sets[set]);
+        simd::prefetch(self.sets.as_ptr().wrapping_add(set));
         set as u32
     }
 
-    /// Of a piece in a set, the ids, followed by what is no id, and their number: to be copied whole, which is
-    /// faster than a loop over few. `None` if the piece is not there or has more ids than a slot can hold.
+    /// Writes the ids of a piece in a set to the beginning of `ids`, and anything behind them; their number, if the
+    /// piece is there and `ids` has room for `MOST_IDS`.
     #[inline(always)]
-    pub fn few(&self, set: u32, key: u128) -> Option<(&[u32; IDS + 1], usize)> {
+    pub fn write(&self, set: u32, key: u128, ids: &mut [u32]) -> Option<usize> {
         let slot = self.sets[set as usize].slot(key);
         let count = slot.ids[IDS] as usize;
-        (slot.key == key && count.wrapping_sub(1) < IDS).then_some((&slot.ids, count))
+        let ids: &mut [u32; MOST_IDS] = ids.first_chunk_mut()?;
+        if slot.key != key || count == 0 {
+            return None;
+        }
+        // As many are copied whatever their number, which is faster than a loop over few.
+        match ids.first_chunk_mut() {
+            Some(few) if count <= IDS => *few = slot.ids,
+            _ if count <= MOST_IDS => *ids = *self.many.get(slot.ids[0] as usize..)?.first_chunk()?,
+            _ => return None,
+        }
+        Some(count)
+    }
+
+    /// Whether a piece is in a set.
+    #[inline(always)]
+    pub fn is_in(&self, set: u32, key: u128) -> bool {
+        self.sets[set as usize].slot(key).key == key
     }
 
     #[inline]
     pub fn get(&self, key: u128) -> Option<&[u32]> {
-        let slot = self.sets[self.set_of(key)].slot(key);
+        let at = self.set_of(key);
+        let mut slot = self.sets[at].slot(key);
+        if slot.key != key {
+            slot = self.sets[at ^ 1].slot(key);
+        }
         let count = slot.ids[IDS] as usize;
         (slot.key == key).then(|| match slot.ids.get(..count) {
             Some(ids) if count <= IDS => ids,
@@ -162,8 +188,11 @@ impl Cache {
                 self.many.clear();
                 self.sets.fill(Set::default());
             }
-            slot.ids[0] = self.many.len() as u32;
+            let end = self.many.len().saturating_sub(MOST_IDS);
+            slot.ids[0] = end as u32;
+            self.many.truncate(end);
             self.many.extend(ids);
+            self.many.extend([0; MOST_IDS]);
         }
         self.insert(slot);
         if self.displaced > self.sets.len() / 8 && self.sets_log2 < MOST_SETS_LOG2 {
@@ -173,20 +202,24 @@ impl Cache {
 
     fn insert(&mut self, slot: Slot) {
         let at = self.set_of(slot.key);
-        let set = &mut self.sets[at];
-        self.displaced += usize::from(set.older.key != NO_KEY);
-        *set = Set { newer: slot, older: set.newer };
+        for near in [at, at ^ 1] {
+            if let Some(empty) = self.sets[near].0.iter_mut().find(|slot| slot.key == NO_KEY) {
+                *empty = slot;
+                return;
+            }
+        }
+        self.displaced += 1;
+        let [newer, _] = self.sets[at].0;
+        self.sets[at].0 = [slot, newer];
     }
 
     fn grow(&mut self) {
         self.sets_log2 += 1;
         self.displaced = 0;
         let twice = filled(Set::default(), 1 << self.sets_log2);
-        for set in std::mem::replace(&mut self.sets, twice) {
-            for slot in [set.older, set.newer] {
-                if slot.key != NO_KEY {
-                    self.insert(slot);
-                }
+        for slot in std::mem::replace(&mut self.sets, twice).into_iter().flat_map(|set| set.0) {
+            if slot.key != NO_KEY {
+                self.insert(slot);
             }
         }
     }
@@ -217,6 +250,15 @@ impl Words {
         }
         let at = self.place(key);
         (self.keys[at] == key).then(|| self.ids[at])
+    }
+
+    /// Asks for the slot where a key would be.
+    #[inline]
+    pub fn prefetch(&self, key: u128) {
+        let slots_log2 = self.keys.len().trailing_zeros();
+        let at = (hash(key) >> (64 - slots_log2)) as usize;
+        simd::prefetch(self.keys.as_ptr().wrapping_add(at));
+        simd::prefetch(self.ids.as_ptr().wrapping_add(at));
     }
 
     /// Where a key stands, or else the empty slot where it would.
@@ -274,6 +316,16 @@ mod tests {
             cache.put(key, [id, id + 1].into_iter());
             assert_eq!(cache.get(key), Some(&[id, id + 1][..]));
         }
+        let mut ids = [0; MOST_IDS];
+        for number in 1..MOST_IDS {
+            let (key, expected) =
+                (number as u128, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15][..number]);
+            cache.put(key, expected.iter().copied());
+            let set = cache.prefetch(key);
+            assert_eq!(cache.write(set, key, &mut ids), Some(number));
+            assert_eq!(&ids[..number], expected);
+            assert_eq!(cache.write(set, key, &mut ids[1..]), None);
+        }
         assert_eq!(Words::default().get(1), None);
     }
 
@@ -286,6 +338,9 @@ mod tests {
             assert!(cache.many.len() <= MOST_MANY);
         }
         assert_eq!(cache.get(1), None);
+        for key in 1..=(4 << MOST_SETS_LOG2) {
+            cache.put(key, std::iter::once(1));
+        }
         assert_eq!(cache.sets.len(), 1 << MOST_SETS_LOG2);
     }
 }

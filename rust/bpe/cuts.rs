@@ -78,6 +78,14 @@ impl Pairs {
         }
     }
 
+    /// Whether a piece is one ASCII character again and again, of which no token holds two.
+    pub fn repeats_alone(&self, piece: &[u8]) -> bool {
+        let Some(&first) = piece.first() else { return false };
+        first.is_ascii()
+            && !is_set(&self.bytes, two_bytes(first, first))
+            && piece.iter().all(|&byte| byte == first)
+    }
+
     /// Calls `part` with the parts that a piece may be cut into.
     pub fn each_part<E>(
         &self,
@@ -122,6 +130,17 @@ mod tests {
     fn a_piece_is_cut_where_no_token_reaches_across() {
         assert_eq!(parts(&[b"ab", b"cd"], "abcdab"), ["ab", "cd", "ab"]);
         assert_eq!(parts(&["漢字".as_bytes()], "漢字漢漢字"), ["漢字", "漢", "漢字"]);
+    }
+
+    #[test]
+    fn a_character_repeats_alone_unless_a_token_holds_two() {
+        let mut pairs = Pairs::default();
+        pairs.add(b"aab ");
+        for (piece, expected) in
+            [("bb", true), ("aa", false), ("bab", false), ("b", true), ("", false), ("éé", false)]
+        {
+            assert_eq!(pairs.repeats_alone(piece.as_bytes()), expected, "{piece}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::alphabet;
 use super::backtrack::{Backtrack, Spelled};
 use super::cache::{self, Words};
 use super::cuts::Pairs;
-use super::merges::{Merges, Scratch, Symbol};
+use super::merges::{Merge, Merges, NO_MERGE, SCANNED, Scratch, Symbol};
 use super::sentencepiece::SentencePiece;
 use super::vocab::Vocab;
 use crate::error::Result;
@@ -68,6 +68,8 @@ pub type Whole = FxHashMap<Box<[u8]>, u32>;
 pub struct ByteLevel {
     bytes: [Option<u32>; 256],
     merges: Merges,
+    /// The merge of every two bytes, which is most of what merging looks up; none if a byte has no token.
+    merges_of_bytes: Option<Box<[[Merge; 256]]>>,
     whole: Whole,
     unknown: Option<Unknown>,
     pairs: Pairs,
@@ -89,8 +91,9 @@ impl ByteLevel {
         tokens.iter().for_each(|(token, _)| pairs.add(token));
         let whole = if ignore_merges { tokens.iter().cloned().collect() } else { Whole::default() };
         let backtrack = Backtrack::new(&merges, &bytes, &tokens);
-        let mut model =
-            ByteLevel { bytes, merges, whole, unknown, pairs, words: Words::default(), backtrack };
+        let merges_of_bytes = merges_of_bytes(&merges, &bytes);
+        let words = Words::default();
+        let mut model = ByteLevel { bytes, merges, merges_of_bytes, whole, unknown, pairs, words, backtrack };
         model.words = model.make_words(&tokens);
         model
     }
@@ -144,6 +147,12 @@ impl ByteLevel {
         self.merge(piece, scratch)
     }
 
+    /// Brings near what says whether a short piece is one token.
+    #[inline]
+    pub fn prefetch(&self, key: u128) {
+        self.words.prefetch(key);
+    }
+
     /// What merges make of bytes, be they a token or not.
     pub fn merge(&self, piece: &[u8], scratch: &mut Scratch) -> Result<()> {
         if piece.len() >= LONG
@@ -154,6 +163,14 @@ impl ByteLevel {
         }
         let symbols = &mut scratch.symbols;
         symbols.clear();
+        if let Some(merges) = &self.merges_of_bytes
+            && piece.len() <= SCANNED
+        {
+            symbols.extend(piece.iter().flat_map(|&byte| self.byte(byte)).map(|id| Symbol { id, len: 1 }));
+            let known = piece.windows(2).map(|two| merges[usize::from(two[0])][usize::from(two[1])]);
+            self.merges.apply_known(scratch, known);
+            return Ok(());
+        }
         let mut pending = Pending::default();
         for &byte in piece {
             match self.bytes[byte as usize] {
@@ -167,6 +184,17 @@ impl ByteLevel {
         pending.end(symbols);
         self.merges.apply(scratch)
     }
+}
+
+/// The merge of every two bytes, unless one has no token.
+fn merges_of_bytes(merges: &Merges, bytes: &[Option<u32>; 256]) -> Option<Box<[[Merge; 256]]>> {
+    let mut all = vec![[NO_MERGE; 256]; 256];
+    for (row, left) in all.iter_mut().zip(bytes) {
+        for (merge, right) in row.iter_mut().zip(bytes) {
+            *merge = merges.get((*left)?, (*right)?).unwrap_or(NO_MERGE);
+        }
+    }
+    Some(all.into_boxed_slice())
 }
 
 /// Pieces of so many bytes are encoded by backtracking.

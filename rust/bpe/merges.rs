@@ -6,18 +6,11 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use rustc_hash::FxHashMap;
-
 use super::backtrack::Tried;
+use super::merge_table::MergeTable;
+pub use super::merge_table::{Merge, NO_MERGE};
 use crate::error::{Error, Result};
 use crate::interrupt;
-
-/// What two adjacent symbols become, and how early.
-#[derive(Clone, Copy)]
-pub struct Merge {
-    pub rank: u32,
-    pub id: u32,
-}
 
 /// One symbol of a piece: a token id and the bytes of text that it covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,26 +19,23 @@ pub struct Symbol {
     pub len: u32,
 }
 
-/// Up to this many symbols, looking through all the pairs at each step is faster than a heap.
-const SCANNED: usize = 48;
-
-/// Stands for the merge of a pair that has none, and ranks last.
-const NO_MERGE: Merge = Merge { rank: u32::MAX, id: 0 };
+/// Up to this many symbols, looking through all the pairs at each step is faster than a heap. A place of one fits
+/// a byte.
+pub const SCANNED: usize = 48;
 
 /// Steps of a long piece between two looks for Ctrl-C: a millisecond or two.
 const STEPS_BETWEEN_CHECKS: usize = 1 << 14;
 
 #[derive(Default)]
 pub struct Merges {
-    pairs: FxHashMap<(u32, u32), Merge>,
+    pairs: MergeTable,
 }
 
 /// Buffers that one call reuses from piece to piece.
 #[derive(Default)]
 pub struct Scratch {
     pub symbols: Vec<Symbol>,
-    /// The merge of each symbol with the next.
-    pairs: Vec<Merge>,
+    scanned: Scanned,
     links: Vec<Link>,
     heap: BinaryHeap<Reverse<(u32, u32)>>,
     pub tried: Tried,
@@ -70,19 +60,44 @@ struct Link {
 
 const END: u32 = u32::MAX;
 
+/// What is known of the symbols of a short piece, by the place where each began; a place that a symbol to its left
+/// took over stays empty, so that nothing moves.
+struct Scanned {
+    /// The rank of the merge with the next symbol.
+    ranks: [u32; SCANNED],
+    /// What that merge makes.
+    made: [u32; SCANNED],
+    previous: [u8; SCANNED],
+    next: [u8; SCANNED],
+}
+
+impl Default for Scanned {
+    fn default() -> Self {
+        Scanned { ranks: [0; SCANNED], made: [0; SCANNED], previous: [0; SCANNED], next: [0; SCANNED] }
+    }
+}
+
+impl Scanned {
+    #[inline(always)]
+    fn set(&mut self, place: usize, merge: Merge) {
+        self.ranks[place] = merge.rank;
+        self.made[place] = merge.id;
+    }
+}
+
 impl Merges {
     /// Adds a merge, in place of an earlier one of the same pair.
     pub fn insert(&mut self, left: u32, right: u32, merge: Merge) {
-        self.pairs.insert((left, right), merge);
+        self.pairs.insert(left, right, merge);
     }
 
     #[inline]
     pub fn get(&self, left: u32, right: u32) -> Option<Merge> {
-        self.pairs.get(&(left, right)).copied()
+        self.pairs.get(left, right)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = ((u32, u32), Merge)> {
-        self.pairs.iter().map(|(&pair, &merge)| (pair, merge))
+        self.pairs.iter()
     }
 
     pub fn len(&self) -> usize {
@@ -90,7 +105,7 @@ impl Merges {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.len() == 0
     }
 
     /// Merges `scratch.symbols` until no pair has a merge. Time is O(n log n) in the symbols.
@@ -103,42 +118,79 @@ impl Merges {
     pub fn apply_observed(
         &self,
         scratch: &mut Scratch,
-        observe: impl FnMut(Symbol, Symbol, u32),
+        mut observe: impl FnMut(Symbol, Symbol, u32),
     ) -> Result<()> {
-        if scratch.symbols.len() <= SCANNED {
-            self.scan(scratch, observe);
-            Ok(())
-        } else {
-            self.queue(scratch, observe)
+        if scratch.symbols.len() > SCANNED {
+            return self.queue(scratch, observe);
         }
+        let mut known = [NO_MERGE; SCANNED];
+        for (merge, pair) in known.iter_mut().zip(scratch.symbols.windows(2)) {
+            if let Some(found) = self.get(pair[0].id, pair[1].id) {
+                observe(pair[0], pair[1], found.id);
+                *merge = found;
+            }
+        }
+        self.scan(scratch, known.into_iter(), observe);
+        Ok(())
+    }
+
+    /// `apply` to a short piece, the merges of whose symbols with the next are known.
+    pub fn apply_known(&self, scratch: &mut Scratch, known: impl Iterator<Item = Merge>) {
+        self.scan(scratch, known, |_, _, _| {});
     }
 
     /// Short pieces: find the best pair by looking at all of them.
-    fn scan(&self, scratch: &mut Scratch, mut observe: impl FnMut(Symbol, Symbol, u32)) {
-        let Scratch { symbols, pairs, .. } = scratch;
-        let mut merge_of = |left: Symbol, right: Symbol| match self.get(left.id, right.id) {
-            Some(merge) => {
-                observe(left, right, merge.id);
-                merge
+    fn scan(
+        &self,
+        scratch: &mut Scratch,
+        known: impl Iterator<Item = Merge>,
+        mut observe: impl FnMut(Symbol, Symbol, u32),
+    ) {
+        let Scratch { symbols, scanned, .. } = scratch;
+        let count = symbols.len().min(SCANNED);
+        let Some(pairs) = count.checked_sub(1) else { return };
+        for (place, merge) in known.take(pairs).enumerate() {
+            scanned.set(place, merge);
+        }
+        for place in 0..count {
+            // Before the first there is none, which is told by its place alone.
+            scanned.previous[place] = place.wrapping_sub(1) as u8;
+            scanned.next[place] = place as u8 + 1;
+        }
+        loop {
+            let (mut place, mut rank) = (0, NO_MERGE.rank);
+            for (other, &rank_of_other) in scanned.ranks[..pairs].iter().enumerate() {
+                if rank_of_other < rank {
+                    (place, rank) = (other, rank_of_other);
+                }
             }
-            None => NO_MERGE,
-        };
-        pairs.clear();
-        pairs.extend(symbols.windows(2).map(|pair| merge_of(pair[0], pair[1])));
-        while let Some((best, &merge)) = pairs.iter().enumerate().min_by_key(|(_, merge)| merge.rank) {
-            if merge.rank == NO_MERGE.rank {
+            if rank == NO_MERGE.rank {
                 break;
             }
-            symbols[best] = Symbol { id: merge.id, len: symbols[best].len + symbols[best + 1].len };
-            symbols.remove(best + 1);
-            pairs.remove(best);
-            if best > 0 {
-                pairs[best - 1] = merge_of(symbols[best - 1], symbols[best]);
+            let right = usize::from(scanned.next[place]);
+            let after = usize::from(scanned.next[right]);
+            symbols[place] = Symbol { id: scanned.made[place], len: symbols[place].len + symbols[right].len };
+            symbols[right].len = 0;
+            scanned.next[place] = after as u8;
+            scanned.set(right, NO_MERGE);
+            scanned.set(place, NO_MERGE);
+            let mut meet = |scanned: &mut Scanned, left: usize, right: usize| {
+                let merge = self.get(symbols[left].id, symbols[right].id);
+                if let Some(merge) = merge {
+                    observe(symbols[left], symbols[right], merge.id);
+                }
+                scanned.set(left, merge.unwrap_or(NO_MERGE));
+            };
+            if place > 0 {
+                let before = usize::from(scanned.previous[place]);
+                meet(scanned, before, place);
             }
-            if best < pairs.len() {
-                pairs[best] = merge_of(symbols[best], symbols[best + 1]);
+            if after < count {
+                scanned.previous[after] = place as u8;
+                meet(scanned, place, after);
             }
         }
+        symbols.retain(|symbol| symbol.len != 0);
     }
 
     /// Long pieces: a heap of `(rank, position)`. An entry whose pair has changed since is recognised
@@ -227,7 +279,7 @@ mod tests {
     fn the_heap_equals_the_scan() {
         let merges = merges();
         let mut state = 1u64;
-        for length in 0..200 {
+        for length in 0..=SCANNED {
             let text: String = (0..length)
                 .map(|_| {
                     state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -236,7 +288,7 @@ mod tests {
                 .collect();
             let mut scanned = Scratch { symbols: symbols(&text), ..Scratch::default() };
             let mut queued = Scratch { symbols: symbols(&text), ..Scratch::default() };
-            merges.scan(&mut scanned, |_, _, _| {});
+            merges.apply(&mut scanned).unwrap();
             merges.queue(&mut queued, |_, _, _| {}).unwrap();
             assert_eq!(scanned.symbols, queued.symbols, "{text}");
         }

@@ -4,12 +4,14 @@
 use std::ops::Range;
 
 use super::boundaries::BATCH;
-use super::cache::{self, Cache, IDS, NO_KEY};
+use super::cache::{self, Cache, MOST_IDS};
 use super::encode::{ByteLevel, Model};
 use super::long_pieces::LongPieces;
+use super::lookup::Batch;
 use super::merges::Scratch;
 use super::normalize::{Normalizer, Text};
 use super::offsets::{Place, Trim, characters};
+use super::output::Output;
 use super::pretokenize::{Split, each_piece};
 use super::source::Source;
 use super::spares::Spares;
@@ -91,22 +93,7 @@ struct Workspace {
     cache: Cache,
     long: LongPieces,
     /// Taken while it is in use.
-    gather: Option<Box<Gather>>,
-}
-
-/// What is known of the pieces of a batch. It is kept because clearing it takes as long as encoding a short text.
-struct Gather {
-    keys: [u128; BATCH],
-    /// The set of each key in the cache.
-    sets: [u32; BATCH],
-    /// From here ids go to the vector many at once.
-    ids: [u32; IDS * BATCH + 1],
-}
-
-impl Default for Gather {
-    fn default() -> Self {
-        Gather { keys: [NO_KEY; BATCH], sets: [0; BATCH], ids: [0; IDS * BATCH + 1] }
-    }
+    batch: Option<Box<Batch>>,
 }
 
 /// Room is made for an id every so many bytes, which is about what large vocabularies need of English.
@@ -305,7 +292,8 @@ impl Tokenizer {
         options: &Options<'_>,
         mut ids: Vec<u32>,
     ) -> Result<(Vec<u32>, Vec<Place>)> {
-        ids.reserve(chunks.iter().map(|chunk| chunk.len()).sum::<usize>() / BYTES_AN_ID);
+        let bytes: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+        ids.reserve(bytes / BYTES_AN_ID + room(bytes, BATCH));
         let mut run = Run {
             tokenizer: self,
             options,
@@ -313,7 +301,7 @@ impl Tokenizer {
             tracked: options.offsets || !untrusted.is_empty(),
             remember: !options.offsets && self.parts.model.has_pieces(),
             workspace: self.workspaces.take(),
-            ids,
+            ids: Output::new(ids),
             places: Vec::new(),
             pieces: 0,
         };
@@ -327,8 +315,13 @@ impl Tokenizer {
         let Run { ids, places, mut workspace, .. } = run;
         workspace.scratch.trim();
         self.workspaces.give(workspace);
-        Ok((ids, places))
+        Ok((ids.into_ids(), places))
     }
+}
+
+/// The room that is needed to look up some pieces, of so many bytes together.
+fn room(bytes: usize, pieces: usize) -> usize {
+    bytes.min(MOST_IDS * pieces) + MOST_IDS
 }
 
 /// Texts and the invalid sequences between them, which may be empty.
@@ -347,7 +340,7 @@ struct Run<'a> {
     /// Whether what short pieces become is remembered: the cache knows ids but not how long each is.
     remember: bool,
     workspace: Box<Workspace>,
-    ids: Vec<u32>,
+    ids: Output,
     /// What each id stands for, if offsets are wanted.
     places: Vec<Place>,
     /// Pieces since the last look for Ctrl-C.
@@ -422,43 +415,40 @@ impl Run<'_> {
     }
 
     /// Pieces that follow each other, whose tokens are remembered.
-    fn pieces(&mut self, text: &[u8], mut start: usize, ends: &[usize]) -> Result<()> {
+    fn pieces(&mut self, text: &[u8], start: usize, ends: &[usize]) -> Result<()> {
         self.met(ends.len())?;
-        let mut gather = self.workspace.gather.take().unwrap_or_default();
-        let Gather { keys, sets, ids } = &mut *gather;
-        // All slots are asked for before the first is needed: few lie in the nearest cache.
-        let mut next = start;
-        for ((key, set), &end) in keys.iter_mut().zip(sets.iter_mut()).zip(ends) {
-            *key = cache::key(text, next, end).unwrap_or(NO_KEY);
-            match *key {
-                NO_KEY => self.workspace.long.prefetch(&text[next..end]),
-                key => *set = self.workspace.cache.prefetch(key),
-            }
-            next = end;
-        }
-        let mut count = 0;
-        for (i, &end) in ends.iter().enumerate() {
-            // Without a key the set is any that there is, and has no piece of that key.
-            match self.workspace.cache.few(sets[i], keys[i]) {
-                Some((few, number)) => {
-                    ids[count..][..few.len()].copy_from_slice(few);
-                    count += number;
-                }
-                None => {
-                    self.ids.extend_from_slice(&ids[..count]);
-                    count = 0;
-                    let size = self.workspace.cache.size();
-                    self.piece(text, start..end, |range| range)?;
-                    if self.workspace.cache.size() != size {
-                        let moved = keys.iter().map(|&key| self.workspace.cache.prefetch(key));
-                        sets.iter_mut().zip(moved).for_each(|(set, moved)| *set = moved);
+        let mut batch = self.workspace.batch.take().unwrap_or_default();
+        let Workspace { cache, long, .. } = &*self.workspace;
+        let room = room(ends.last().map_or(0, |end| end - start), ends.len());
+        let (mut met, count) = batch.look_up(text, start, ends, cache, long, self.ids.room(room));
+        self.ids.keep(count);
+        let mut asked = false;
+        while let Some(&end) = ends.get(met) {
+            let piece = &text[if met > 0 { ends[met - 1] } else { start }..end];
+            let size = self.workspace.cache.size();
+            match batch.key(met) {
+                Some(key) if self.known(key) => {}
+                Some(key) => {
+                    // Where pieces are new, they come in crowds; the vocabulary lies far away.
+                    if let Model::Bytes(model) = &self.tokenizer.parts.model
+                        && !std::mem::replace(&mut asked, true)
+                    {
+                        let missing = batch.missing(met, ends.len(), &self.workspace.cache);
+                        missing.for_each(|key| model.prefetch(key));
                     }
+                    self.short_piece(key, piece)?;
                 }
+                None => self.long_piece(piece)?,
             }
-            start = end;
+            let cache = &self.workspace.cache;
+            if cache.size() != size {
+                batch.sets_moved(ends.len(), cache);
+            }
+            let count;
+            (met, count) = batch.collect(met + 1, ends.len(), cache, self.ids.room(room));
+            self.ids.keep(count);
         }
-        self.ids.extend_from_slice(&ids[..count]);
-        self.workspace.gather = Some(gather);
+        self.workspace.batch = Some(batch);
         Ok(())
     }
 
@@ -475,10 +465,8 @@ impl Run<'_> {
         if self.remember
             && let Some(key) = cache::key(text, range.start, range.end)
         {
-            match self.workspace.cache.get(key) {
-                Some(&[id]) => self.ids.push(id),
-                Some(ids) => self.ids.extend_from_slice(ids),
-                None => self.short_piece(key, &text[range])?,
+            if !self.known(key) {
+                self.short_piece(key, &text[range])?;
             }
             return Ok(());
         }
@@ -486,6 +474,14 @@ impl Run<'_> {
             return self.long_piece(&text[range]);
         }
         self.merge(&text[range], origin)
+    }
+
+    /// Whether a piece is in the cache; then its ids come to the others.
+    #[inline]
+    fn known(&mut self, key: u128) -> bool {
+        let ids = self.workspace.cache.get(key);
+        self.ids.extend_from_slice(ids.unwrap_or_default());
+        ids.is_some()
     }
 
     /// A piece that is not in the cache.
@@ -516,7 +512,7 @@ impl Run<'_> {
             self.ids.extend(ids);
             return Ok(());
         }
-        let before = self.ids.len();
+        let before = self.ids.count();
         match &self.tokenizer.parts.model {
             Model::Bytes(model) => self.parts_of(model, piece)?,
             model => {
@@ -524,7 +520,7 @@ impl Run<'_> {
                 self.ids.extend(self.workspace.scratch.symbols.iter().map(|symbol| symbol.id));
             }
         }
-        self.workspace.long.put(piece, &self.ids[before..]);
+        self.workspace.long.put(piece, self.ids.since(before));
         Ok(())
     }
 
@@ -532,7 +528,13 @@ impl Run<'_> {
     fn parts_of(&mut self, model: &ByteLevel, piece: &[u8]) -> Result<()> {
         let Workspace { scratch, cache, .. } = &mut *self.workspace;
         let ids = &mut self.ids;
-        let cuts = model.cuts().zip(std::str::from_utf8(piece).ok());
+        let pairs = model.cuts();
+        if pairs.is_some_and(|pairs| piece.len() > 1 && pairs.repeats_alone(piece)) {
+            let id = piece.first().and_then(|&byte| model.byte(byte));
+            ids.extend(std::iter::repeat_n(id, piece.len()).flatten());
+            return Ok(());
+        }
+        let cuts = pairs.zip(std::str::from_utf8(piece).ok());
         let mut pieces = 0usize;
         let mut encode = |part: Range<usize>| {
             pieces += 1;

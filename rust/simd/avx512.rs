@@ -410,4 +410,26 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
             _mm512_cmple_epu8_mask(from_first, _mm512_set1_epi8(last.wrapping_sub(first) as i8))
         }
     }
+
+    #[inline(always)]
+    fn places_of_bits(self, bits: u64, base: usize, places: &mut [usize; BYTES]) -> usize {
+        let mut count = 0;
+        for quarter in 0..4 {
+            let set = (bits >> (16 * quarter)) as __mmask16;
+            unsafe {
+                let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+                let places_of_lanes = _mm512_or_si512(lanes, _mm512_set1_epi32(16 * quarter));
+                let found = _mm512_maskz_compress_epi32(set, places_of_lanes);
+                let base = _mm512_set1_epi64(base as i64);
+                let low = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(found));
+                let high = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64::<1>(found));
+                // The quarters before this one took at most 16 places each, so 16 more are there.
+                let room = places.as_mut_ptr().add(count);
+                _mm512_storeu_si512(room.cast(), _mm512_add_epi64(low, base));
+                _mm512_storeu_si512(room.add(8).cast(), _mm512_add_epi64(high, base));
+            }
+            count += set.count_ones() as usize;
+        }
+        count
+    }
 }

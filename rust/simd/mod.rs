@@ -153,6 +153,16 @@ pub trait Simd: Copy {
     fn look_up(self, table: &[u8; LANES], x: Self::Bytes) -> Self::Bytes;
     /// Bit i is set if `first ≤ byte i ≤ last`.
     fn between(self, bytes: Self::Bytes, first: u8, last: u8) -> u64;
+    /// Writes `base + i` for each bit i that is set, in order, and anything behind them; returns their number.
+    #[inline(always)]
+    fn places_of_bits(self, mut bits: u64, base: usize, places: &mut [usize; BYTES]) -> usize {
+        let count = bits.count_ones() as usize;
+        for place in &mut places[..count] {
+            *place = base + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+        }
+        count
+    }
 
     /// Up to 16 floats, 0 in the lanes past the end of `src`.
     #[inline(always)]
@@ -340,6 +350,18 @@ pub fn dispatch<O: Op>(op: O) -> O::Output {
 #[inline]
 pub fn dispatch_on<O: Op>(isa: Isa, op: O) -> O::Output {
     let _float_state = mxcsr::Default::enter();
+    run_on(isa, op)
+}
+
+/// Runs an `op` without floats on the instruction set in use: to look at their control register would take a short
+/// one longer than what it does.
+#[inline]
+pub fn dispatch_integers<O: Op>(op: O) -> O::Output {
+    run_on(current(), op)
+}
+
+#[inline]
+fn run_on<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa.0 {
         Kind::Portable => op.run(portable::Portable),
         // SAFETY: an `Isa` exists only for what `available` detected.

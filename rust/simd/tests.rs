@@ -116,6 +116,37 @@ fn instruction_sets_find_the_bytes_between_two() {
     }
 }
 
+/// Where the bits are that are set.
+struct PlacesOfBits(u64, usize);
+
+impl Op for PlacesOfBits {
+    type Output = Vec<usize>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<usize> {
+        let mut places = [0; BYTES];
+        let count = s.places_of_bits(self.0, self.1, &mut places);
+        places[..count].to_vec()
+    }
+}
+
+#[test]
+fn instruction_sets_find_the_bits_that_are_set() {
+    let mut bits = u64::MAX;
+    for base in [0, 1, usize::MAX >> 2] {
+        for _ in 0..200 {
+            let expected: Vec<usize> = (0..BYTES).filter(|i| bits >> i & 1 != 0).map(|i| base + i).collect();
+            for isa in available() {
+                assert_eq!(dispatch_on(isa, PlacesOfBits(bits, base)), expected, "{isa:?} {bits:x}");
+            }
+            bits = bits.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407)
+                & bits.rotate_left(9);
+            bits ^= bits << 13 | 1;
+        }
+        bits = 0;
+    }
+}
+
 /// The bits of [`Simd::bfloat16_pairs`] of two numbers, and of a dot product with 1 and 2 onto 0.5.
 struct Pairs(f32, f32);
 
