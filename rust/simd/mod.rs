@@ -95,8 +95,8 @@ pub trait Simd: Copy {
     /// Lane j of vector i becomes lane i of vector j.
     fn transpose(self, rows: &mut [Self::F32; LANES]);
 
-    /// Two bfloat16 a lane, as 32 bits that only [`Simd::dot_bfloat16`] reads: `low` rounded to nearest
-    /// even in the lower half, `high` in the upper. Subnormal numbers become 0, as that takes them.
+    /// Two bfloat16 a lane, as 32 bits that are no number: `low` rounded to nearest even in the lower half, `high` in
+    /// the upper. Subnormal numbers become 0, as [`Simd::dot_bfloat16`] takes them.
     #[inline(always)]
     fn bfloat16_pairs(self, low: Self::F32, high: Self::F32) -> Self::F32 {
         emulated_bfloat16_pairs(self, low, high)

@@ -25,7 +25,7 @@ pub const BLOCK: usize = product::ROW;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvDtype {
     Float32,
-    /// Rounded to nearest even.
+    /// Rounded to nearest even, subnormal numbers to 0.
     Bfloat16,
     /// Whole numbers within ±127, and for each position and head a scale: the largest magnitude / 127.
     Int8,
@@ -142,9 +142,10 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn encode<S: Simd>(s: S, x: S::F32) -> [bf16; LANES] {
+        let pairs = f32::encode(s, s.bfloat16_pairs(x, s.splat(0.0)));
         let mut numbers = [bf16::ZERO; LANES];
-        for (number, x) in numbers.iter_mut().zip(f32::encode(s, x)) {
-            *number = bf16::from_f32(x);
+        for i in 0..LANES {
+            numbers[i] = bf16::from_bits(pairs[i].to_bits() as u16);
         }
         numbers
     }
