@@ -60,10 +60,11 @@ impl Scratch {
         }
     }
 
-    /// Passes of other sizes leave buffers that nothing asks for again: no more are kept than were ever in use.
+    /// Passes of other sizes leave buffers that nothing asks for again: no more are kept than twice as many as were
+    /// ever in use, since those of a layer that are not in use at the same time differ in size.
     fn give(&mut self, buffer: Vec<f32>) {
         self.out = self.out.saturating_sub(1);
-        if self.free.len() + self.out >= self.most_out && !self.free.is_empty() {
+        if self.free.len() + self.out >= 2 * self.most_out && !self.free.is_empty() {
             self.free.remove(0);
         }
         self.free.push(buffer);
