@@ -17,7 +17,8 @@ use std::ops::Range;
 use std::ptr;
 
 use super::rows::{Mask, PackPanels, Span};
-use super::tile::{finite_or_zero, within};
+use super::sums::finite_or_zero;
+use super::tile::within;
 use super::{BLOCK, HeadRows, Heads};
 use crate::kernels::gemm::pack::{Pack, Source};
 use crate::kernels::gemm::{strip, strips};

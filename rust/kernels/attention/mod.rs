@@ -7,8 +7,9 @@
 //! never looks at its neighbours, it gets the same bits in a prefill of any split, in a decode step, and in any
 //! batch.
 //!
-//! `kv` says how a block stores keys and values, `tile` computes some queries over some blocks, `split` shares
-//! them among threads; `rows` and `backward` are for training.
+//! `kv` says how a block stores keys and values, `tile` which queries go together, `block` computes them over one
+//! block, `sums` merges, `attend` goes through the blocks, `split` shares tiles and blocks among threads; `capture`
+//! is for hooks, `rows` and `backward` are for training.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -20,18 +21,26 @@ use crate::kernels::{self, Lines};
 use crate::simd::dispatch;
 use crate::threads::SendPtr;
 
+mod attend;
 mod backward;
+mod block;
+mod capture;
 mod kv;
 mod rows;
+mod scratch;
 mod split;
+mod sums;
 mod tile;
 
+use attend::{Attend, Join, Part};
 pub use backward::{HeadRowsMut, attend_backward};
+use capture::Capture;
 use kv::Element;
 pub use kv::{BLOCK, KvDtype, KvLayout, Stretch, write};
 pub use rows::{Mask, Span, attend_rows};
+use scratch::{SCRATCH, Scratch};
 use split::Split;
-use tile::{Attend, Call, Capture, Join, Part, SCRATCH, Scratch, Tile};
+use tile::{Call, Tile};
 
 /// What all items of a call share.
 #[derive(Clone, Copy)]

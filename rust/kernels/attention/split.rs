@@ -5,7 +5,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::slice::from_raw_parts_mut;
 
-use super::tile::{MOST, part_len};
+use super::attend::part_len;
+use super::tile::MOST;
 use super::{Attend, Call, Element, Heads, Item, Join, Lines, Part, SCRATCH, Scratch, Tile};
 use crate::kernels;
 use crate::kernels::product::MAX_ROWS;
