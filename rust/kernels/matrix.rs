@@ -60,6 +60,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// Row `i` of a matrix whose rows are contiguous.
+    #[inline(always)]
     pub(super) fn row_slice(&self, i: usize) -> &'a [f32] {
         assert!(i < self.rows && self.column_stride == 1);
         &self.data[i * self.row_stride..][..self.columns]

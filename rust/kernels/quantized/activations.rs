@@ -36,15 +36,6 @@ impl Terms {
         let min = matches!(form.scales, Scales::HalfAndMin | Scales::Bytes | Scales::NibblesBySixteen);
         Terms { groups: UNIT / form.scales.group(), offset: (!min).then_some(form.offset) }
     }
-
-    /// (Of what is no number it does not matter: its scale says so.)
-    #[inline(always)]
-    fn term(self, sum: f32, scale: f32) -> i32 {
-        match self.offset {
-            Some(offset) => (sum as i32).wrapping_mul(-i32::from(offset)),
-            None => (scale * sum).to_bits() as i32,
-        }
-    }
 }
 
 impl Activations {
@@ -135,11 +126,23 @@ struct Quantize<'a> {
     terms: &'a [(Terms, SendPtr<i32>)],
 }
 
-/// No sum of 16 codes is less; rounding what is no number gives the least integer.
-const LEAST: f32 = -127.0 * 16.0;
-
 /// What is smaller is taken as 0: 127 divided by it might not be finite.
 const TINY: f32 = 1e-30;
+
+/// The codes of both halves of a unit are summed at once, those of the right one times this: a sum of 16 is within ±2032,
+/// so that all of it is exact and comes apart again.
+const RIGHT: f32 = 8192.0;
+
+/// No such sum is less; rounding what is no number gives the least integer.
+const LEAST: f32 = -2032.0 * (RIGHT + 1.0);
+
+/// Sixteen units, a lane for each.
+struct Lanes<'a> {
+    values: [&'a [f32; UNIT]; LANES],
+    rows: [usize; LANES],
+    /// In the order in which units are kept.
+    places: [usize; LANES],
+}
 
 impl Op for Quantize<'_> {
     type Output = ();
@@ -147,48 +150,113 @@ impl Op for Quantize<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let (m, units) = (self.rows.len(), self.x.columns / UNIT);
-        let mut r = 0;
-        while r < m {
-            let (values, _) = self.x.row_slice(self.rows.start + r).as_chunks::<UNIT>();
-            let mut unit = 0;
-            while unit < units {
-                let values = &values[unit];
-                let (left, right) = (s.get(&values[..LANES]), s.get(&values[LANES..]));
-                let most = s.reduce_max(s.max(s.abs(left), s.abs(right)));
-                let factor = s.splat(if most > TINY { 127.0 / most } else { 0.0 });
-                let (left, right) = (s.round(s.mul(left, factor)), s.round(s.mul(right, factor)));
-                // Exact, being of few small integers; what is no number makes them large.
-                let sums = [s.reduce_sum(s.to_float(left)), s.reduce_sum(s.to_float(right))];
-                let scale = if sums[0] < LEAST || sums[1] < LEAST {
-                    f32::NAN
-                } else if most > TINY {
-                    most / 127.0
-                } else {
-                    0.0
-                };
-                let at = self.rows.start * units + unit * m;
-                // SAFETY: each row has its own place in each unit.
-                unsafe {
-                    let codes = &mut *self.codes.add(at + r);
-                    codes[..LANES].copy_from_slice(&s.signed_bytes(left));
-                    codes[LANES..].copy_from_slice(&s.signed_bytes(right));
-                    *self.scales.add(at + r) = scale;
-                    let mut kind = 0;
-                    while kind < self.terms.len() {
-                        let (terms, values) = self.terms[kind];
-                        let values = values.get().add(at * terms.groups + r);
-                        if terms.groups == 2 {
-                            *values = terms.term(sums[0], scale);
-                            *values.add(m) = terms.term(sums[1], scale);
-                        } else {
-                            *values = terms.term(sums[0] + sums[1], scale);
-                        }
-                        kind += 1;
-                    }
+        let mut rows: [&[[f32; UNIT]]; ROWS] = [&[]; ROWS];
+        let mut row = 0;
+        while row < m {
+            rows[row] = self.x.row_slice(self.rows.start + row).as_chunks().0;
+            row += 1;
+        }
+        let (mut row, mut unit) = (0, 0);
+        while unit < units {
+            // Lanes beyond the last unit do what the first lane does.
+            let (values, place) = (&rows[row][unit], unit * m + row);
+            let mut lanes = Lanes { values: [values; LANES], rows: [row; LANES], places: [place; LANES] };
+            let mut lane = 0;
+            while lane < LANES && unit < units {
+                lanes.values[lane] = &rows[row][unit];
+                (lanes.rows[lane], lanes.places[lane]) = (row, place + lane);
+                row += 1;
+                if row == m {
+                    (row, unit) = (0, unit + 1);
                 }
-                unit += 1;
+                lane += 1;
             }
-            r += 1;
+            // SAFETY: they are units of these rows.
+            unsafe { self.sixteen(s, &lanes) };
+        }
+    }
+}
+
+impl Quantize<'_> {
+    /// # Safety
+    /// The units are those of the tile.
+    #[inline(always)]
+    unsafe fn sixteen<S: Simd>(&self, s: S, lanes: &Lanes<'_>) {
+        let (m, first) = (self.rows.len(), self.rows.start * (self.x.columns / UNIT));
+        let zero = s.splat(0.0);
+        let mut most = [zero; LANES];
+        for lane in 0..LANES {
+            let (left, right) = lanes.values[lane].split_at(LANES);
+            most[lane] = s.max(s.abs(s.get(left)), s.abs(s.get(right)));
+        }
+        s.transpose(&mut most);
+        for i in 0..LANES / 2 {
+            most[i] = s.max(most[i], most[i + LANES / 2]);
+        }
+        for i in 1..LANES / 2 {
+            most[0] = s.max(most[0], most[i]);
+        }
+        let some = s.lt(s.splat(TINY), most[0]);
+        let mut factors = [0.0; LANES];
+        s.put(&mut factors, s.select(some, s.div(s.splat(127.0), most[0]), zero));
+
+        let mut sums = [zero; LANES];
+        for lane in 0..LANES {
+            let factor = s.splat(factors[lane]);
+            let (left, right) = lanes.values[lane].split_at(LANES);
+            let (left, right) = (s.round(s.mul(s.get(left), factor)), s.round(s.mul(s.get(right), factor)));
+            sums[lane] = s.fma(s.to_float(right), s.splat(RIGHT), s.to_float(left));
+            // SAFETY: each unit has its own place.
+            unsafe {
+                let codes = self.codes.add(first + lanes.places[lane]).cast::<[i8; LANES]>();
+                *codes = s.signed_bytes(left);
+                *codes.add(1) = s.signed_bytes(right);
+            }
+        }
+        s.transpose(&mut sums);
+        for i in 0..LANES / 2 {
+            sums[i] = s.add(sums[i], sums[i + LANES / 2]);
+        }
+        for i in 1..LANES / 2 {
+            sums[0] = s.add(sums[0], sums[i]);
+        }
+        let right = s.to_float(s.round(s.mul(sums[0], s.splat(1.0 / RIGHT))));
+        let left = s.fma(right, s.splat(-RIGHT), sums[0]);
+        let scale = s.select(some, s.div(most[0], s.splat(127.0)), zero);
+        let scale = s.select(s.lt(sums[0], s.splat(LEAST)), s.splat(f32::NAN), scale);
+        let mut scales = [0.0; LANES];
+        s.put(&mut scales, scale);
+        let mut lane = 0;
+        while lane < LANES {
+            // SAFETY: as above.
+            unsafe { *self.scales.add(first + lanes.places[lane]) = scales[lane] };
+            lane += 1;
+        }
+        let mut kind = 0;
+        while kind < self.terms.len() {
+            let (Terms { groups, offset }, to) = self.terms[kind];
+            let mut group = 0;
+            while group < groups {
+                let sum = match (groups, group) {
+                    (1, _) => s.add(left, right),
+                    (_, 0) => left,
+                    _ => right,
+                };
+                let factor = if let Some(offset) = offset { s.splat(-f32::from(offset)) } else { scale };
+                let mut values = [0.0; LANES];
+                s.put(&mut values, s.mul(sum, factor));
+                let mut lane = 0;
+                while lane < LANES {
+                    let (place, row) = (lanes.places[lane], lanes.rows[lane]);
+                    let value = values[lane];
+                    let term = if offset.is_some() { value as i32 } else { value.to_bits() as i32 };
+                    // SAFETY: as above.
+                    unsafe { *to.get().add((first + place - row) * groups + group * m + row) = term };
+                    lane += 1;
+                }
+                group += 1;
+            }
+            kind += 1;
         }
     }
 }
