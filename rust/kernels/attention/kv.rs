@@ -2,9 +2,9 @@
 //!
 //! Whatever they are stored in, attention computes in float32: a bfloat16 is the upper half of one, and a
 //! byte is a whole number whose scale, one a position and head, multiplies the score of a key or the weight
-//! of a value. So bits depend neither on the instruction set nor on how rows fall into passes. (Products of
-//! bfloat16 pairs would: what `vdpbf16ps` rounds, no other instruction rounds.) A decode step waits for
-//! memory, so this costs it nothing; a prefill widens in the shadow of its multiply-adds.
+//! of a value. So bits depend neither on the instruction set nor on how rows fall into passes. A decode step waits for
+//! memory, so this costs it nothing; a prefill widens in the shadow of its multiply-adds. (Products of bfloat16 pairs
+//! would take half as many of these, and round queries and the weights of values, too.)
 
 use std::marker::PhantomData;
 use std::ops::Range;
