@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use half::{bf16, f16};
 
-use crate::simd::{LANES, Op, Simd, prefetch};
+use crate::simd::{LANES, Op, Simd, flush, prefetch};
 
 /// The most rows of one product. 12 rows by 2 panels fill 24 of AVX-512's 32 registers with accumulators; a step
 /// of k then takes 24 multiply-adds for 14 loads, and the machine does as many of both at a time. Half as
@@ -113,6 +113,9 @@ impl Stored for i8 {
 
 /// What a step of k does: 32 bits of A and of B, and the sum so far.
 pub trait Term {
+    /// The same where no sum can be subnormal.
+    type Normal: Term;
+
     fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32;
 }
 
@@ -120,8 +123,21 @@ pub trait Term {
 pub struct Float32;
 /// Two bfloat16 each, of neighbouring k: see [`Simd::dot_bfloat16`].
 pub struct Bfloat16;
+/// One float32 each; what is subnormal, of sums before and after, is taken as 0.
+pub struct Flushed;
+
+impl Term for Flushed {
+    type Normal = Float32;
+
+    #[inline(always)]
+    fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
+        flush(s, s.fma(a, b, flush(s, sum)))
+    }
+}
 
 impl Term for Float32 {
+    type Normal = Float32;
+
     #[inline(always)]
     fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
         s.fma(a, b, sum)
@@ -129,6 +145,8 @@ impl Term for Float32 {
 }
 
 impl Term for Bfloat16 {
+    type Normal = Bfloat16;
+
     #[inline(always)]
     fn add<S: Simd>(s: S, a: S::F32, b: S::F32, sum: S::F32) -> S::F32 {
         s.dot_bfloat16(a, b, sum)

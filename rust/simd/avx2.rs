@@ -97,31 +97,17 @@ unsafe fn half_mask(from: usize, to: usize, first: i32) -> __m256i {
     }
 }
 
-/// To each lane of `sum` four products of bytes of `a`, at most 128, and of `b`.
+/// To each lane of `sum` four products of bytes of `a`, less 128, and of `b`: of the magnitudes of the former, and of the
+/// latter with their signs.
 /// # Safety
 /// The machine has AVX2.
 #[inline(always)]
-unsafe fn dot_small_bytes(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
+unsafe fn dot_centred_bytes(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
     // SAFETY: the caller vouches for AVX2.
     unsafe {
-        // Two products of at most 128 · 127 each fit into 16 bits.
-        let pairs = _mm256_maddubs_epi16(a, b);
+        let a = _mm256_xor_si256(a, _mm256_set1_epi8(i8::MIN));
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(b, a));
         _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-    }
-}
-
-/// The same of any bytes: those at even and at odd places as 16 bits each.
-/// # Safety
-/// The machine has AVX2.
-#[inline(always)]
-unsafe fn dot_any_bytes(sum: __m256i, a: __m256i, b: __m256i) -> __m256i {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
-        let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xFF));
-        let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
-        let (odd_a, odd_b) = (_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
-        let even = _mm256_madd_epi16(even_a, even_b);
-        _mm256_add_epi32(sum, _mm256_add_epi32(even, _mm256_madd_epi16(odd_a, odd_b)))
     }
 }
 
@@ -132,6 +118,7 @@ impl Simd for Avx2 {
     type Mask = [__m256; 2];
     type Bytes = [__m256i; 2];
     type I32 = [__m256i; 2];
+    type Dots = [__m256i; 2];
 
     const WIDE: bool = false;
 
@@ -300,6 +287,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn least_exponents(self, least: [__m256i; 2], pairs: F32) -> [__m256i; 2] {
+        let mut out = least;
+        for i in 0..2 {
+            unsafe {
+                let exponents = _mm256_and_si256(_mm256_castps_si256(pairs[i]), _mm256_set1_epi16(0x7F80));
+                out[i] = _mm256_min_epu16(least[i], _mm256_sub_epi16(exponents, _mm256_set1_epi16(1)));
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn split_pairs(self, a: F32) -> (F32, F32) {
         let (mut low, mut high) = (a, a);
         for i in 0..2 {
@@ -327,20 +326,46 @@ impl Simd for Avx2 {
         unsafe { [_mm256_set1_epi32(x); 2] }
     }
 
+    /// A pair of products of magnitudes of at most 128 and of at most 127 fits into 16 bits.
+    const CENTRED: bool = true;
+
     #[inline(always)]
-    fn dot_bytes<const SMALL: bool>(
-        self,
-        sum: [__m256i; 2],
-        a: [__m256i; 2],
-        b: [__m256i; 2],
-    ) -> [__m256i; 2] {
+    fn begin_dots(self, bits: u32, sum: [__m256i; 2]) -> [__m256i; 2] {
+        if bits < 8 { self.splat_i32(0) } else { sum }
+    }
+
+    /// Sums of pairs in 16 bits where they fit.
+    #[inline(always)]
+    fn dot_bytes(self, bits: u32, dots: [__m256i; 2], a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
         unsafe {
-            if SMALL {
-                [dot_small_bytes(sum[0], a[0], b[0]), dot_small_bytes(sum[1], a[1], b[1])]
+            if bits < 8 {
+                [
+                    _mm256_add_epi16(dots[0], _mm256_maddubs_epi16(a[0], b[0])),
+                    _mm256_add_epi16(dots[1], _mm256_maddubs_epi16(a[1], b[1])),
+                ]
             } else {
-                [dot_any_bytes(sum[0], a[0], b[0]), dot_any_bytes(sum[1], a[1], b[1])]
+                [dot_centred_bytes(dots[0], a[0], b[0]), dot_centred_bytes(dots[1], a[1], b[1])]
             }
         }
+    }
+
+    #[inline(always)]
+    fn end_dots(self, bits: u32, sum: [__m256i; 2], dots: [__m256i; 2]) -> [__m256i; 2] {
+        if bits == 8 {
+            return dots;
+        }
+        unsafe {
+            let one = _mm256_set1_epi16(1);
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(dots[0], one)),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(dots[1], one)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn dots_at_once(bits: u32) -> usize {
+        if bits < 8 { super::pairs_at_once(bits) } else { usize::MAX }
     }
 
     #[inline(always)]

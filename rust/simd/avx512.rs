@@ -69,6 +69,14 @@ fn below(n: usize) -> __mmask16 {
     if n >= 16 { 0xFFFF } else { (1u16 << n) - 1 }
 }
 
+impl<const EXTRA: u8> Avx512<EXTRA> {
+    /// Whether products of bytes of so many bits are added up in pairs of 16 bits.
+    #[inline(always)]
+    fn in_16_bits(bits: u32) -> bool {
+        EXTRA != VNNI && bits < 8
+    }
+}
+
 // SAFETY (all blocks): `Avx512` values exist only where AVX-512 F, DQ and BW are available, and what the
 // parameter says; pointers are vouched for by the callers of the unsafe methods, and a masked
 // lane is not accessed. The vector types that `transmute` converts are 64 bytes of any bits.
@@ -77,6 +85,7 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     type Mask = __mmask16;
     type Bytes = __m512i;
     type I32 = __m512i;
+    type Dots = __m512i;
 
     const WIDE: bool = true;
 
@@ -251,6 +260,14 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
     }
 
     #[inline(always)]
+    fn least_exponents(self, least: __m512i, pairs: __m512) -> __m512i {
+        unsafe {
+            let exponents = _mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi16(0x7F80));
+            _mm512_min_epu16(least, _mm512_sub_epi16(exponents, _mm512_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
     fn split_pairs(self, a: __m512) -> (__m512, __m512) {
         unsafe {
             let bits = _mm512_castps_si512(a);
@@ -292,24 +309,42 @@ impl<const EXTRA: u8> Simd for Avx512<EXTRA> {
         unsafe { _mm512_set1_epi32(x) }
     }
 
+    const CENTRED: bool = false;
+
     #[inline(always)]
-    fn dot_bytes<const SMALL: bool>(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    fn begin_dots(self, bits: u32, sum: __m512i) -> __m512i {
+        if Self::in_16_bits(bits) { self.splat_i32(0) } else { sum }
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, bits: u32, dots: __m512i, a: __m512i, b: __m512i) -> __m512i {
         unsafe {
             if EXTRA == VNNI {
-                _mm512_dpbusd_epi32(sum, a, b)
-            } else if SMALL {
-                // Two products of at most 128 · 127 each fit into 16 bits.
-                let pairs = _mm512_maddubs_epi16(a, b);
-                _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+                _mm512_dpbusd_epi32(dots, a, b)
+            } else if Self::in_16_bits(bits) {
+                _mm512_add_epi16(dots, _mm512_maddubs_epi16(a, b))
             } else {
                 // Even bytes and odd bytes as 16 bits each.
                 let even_a = _mm512_and_si512(a, _mm512_set1_epi16(0xFF));
                 let even_b = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b));
                 let (odd_a, odd_b) = (_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
                 let even = _mm512_madd_epi16(even_a, even_b);
-                _mm512_add_epi32(sum, _mm512_add_epi32(even, _mm512_madd_epi16(odd_a, odd_b)))
+                _mm512_add_epi32(dots, _mm512_add_epi32(even, _mm512_madd_epi16(odd_a, odd_b)))
             }
         }
+    }
+
+    #[inline(always)]
+    fn end_dots(self, bits: u32, sum: __m512i, dots: __m512i) -> __m512i {
+        if !Self::in_16_bits(bits) {
+            return dots;
+        }
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(dots, _mm512_set1_epi16(1))) }
+    }
+
+    #[inline(always)]
+    fn dots_at_once(bits: u32) -> usize {
+        if Self::in_16_bits(bits) { super::pairs_at_once(bits) } else { usize::MAX }
     }
 
     #[inline(always)]

@@ -38,6 +38,8 @@ pub trait Simd: Copy {
     type Bytes: Copy;
     /// 16 integers of 32 bits.
     type I32: Copy;
+    /// Sums of products of bytes on their way to 32 bits.
+    type Dots: Copy;
 
     /// Whether 24 accumulators fit into registers (else 6).
     const WIDE: bool;
@@ -113,6 +115,10 @@ pub trait Simd: Copy {
         emulated_dot_bfloat16(self, a, b, sum)
     }
 
+    /// Of each bfloat16 its exponent as it is stored, times 128 and less 1, or what there was if that is less. That of 0
+    /// becomes the greatest number of 16 bits; there must be none that is subnormal.
+    fn least_exponents(self, least: Self::Bytes, pairs: Self::F32) -> Self::Bytes;
+
     /// The two bfloat16 of each lane as float32, the lower half first.
     fn split_pairs(self, a: Self::F32) -> (Self::F32, Self::F32);
 
@@ -122,9 +128,18 @@ pub trait Simd: Copy {
     fn reduce_max(self, a: Self::F32) -> f32;
 
     fn splat_i32(self, x: i32) -> Self::I32;
-    /// Lane i gets what it has plus the products of bytes 4 i … 4 i + 3 of `a`, taken without sign, and of `b`, with
-    /// sign and within ±127; exact if the result fits. `SMALL` promises that no byte of `a` exceeds 128.
-    fn dot_bytes<const SMALL: bool>(self, sum: Self::I32, a: Self::Bytes, b: Self::Bytes) -> Self::I32;
+    /// To lane i of `sum` the products of bytes 4 i … 4 i + 3 of `a`, taken without sign and of `bits` bits, and of `b`,
+    /// with sign and within ±127; exact if the result fits. They are begun, added to, at most [`Simd::dots_at_once`]
+    /// times, and ended with the same `sum`.
+    fn begin_dots(self, bits: u32, sum: Self::I32) -> Self::Dots;
+    /// See [`Simd::begin_dots`].
+    fn dot_bytes(self, bits: u32, dots: Self::Dots, a: Self::Bytes, b: Self::Bytes) -> Self::Dots;
+    /// See [`Simd::begin_dots`].
+    fn end_dots(self, bits: u32, sum: Self::I32, dots: Self::Dots) -> Self::I32;
+    /// Whether [`Simd::dot_bytes`] takes bytes of 8 bits as 128 less.
+    const CENTRED: bool;
+    /// How many products of so many bits may be added up before they are ended, if not any number.
+    fn dots_at_once(bits: u32) -> usize;
     /// Rounded to nearest even.
     fn to_float(self, x: Self::I32) -> Self::F32;
     /// To nearest even; the least integer where that is no integer of 32 bits.
@@ -208,9 +223,17 @@ fn word(four: [i8; 4]) -> i32 {
     i32::from_le_bytes([four[0] as u8, four[1] as u8, four[2] as u8, four[3] as u8])
 }
 
+/// How many times two products of bytes, of `bits` bits without sign and of at most 127 with, may be added up in 16
+/// bits.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+const fn pairs_at_once(bits: u32) -> usize {
+    i16::MAX as usize / (2 * 127 * ((1 << bits) - 1))
+}
+
 /// What is subnormal as 0 of the same sign.
 #[inline(always)]
-fn flush<S: Simd>(s: S, x: S::F32) -> S::F32 {
+pub fn flush<S: Simd>(s: S, x: S::F32) -> S::F32 {
     s.select(s.lt(s.abs(x), s.splat(f32::MIN_POSITIVE)), s.copysign(s.splat(0.0), x), x)
 }
 
@@ -373,12 +396,21 @@ fn run_on<O: Op>(isa: Isa, op: O) -> O::Output {
     }
 }
 
+/// Whether [`Simd::dot_bfloat16`] is an instruction on the instruction set in use.
+#[inline]
+pub fn has_bfloat16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return current().0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Runs an `op` over bfloat16 on the instruction set in use: AVX-512 has an instruction for
 /// [`Simd::dot_bfloat16`] on some machines, which gives the same bits.
 #[inline]
 pub fn dispatch_bfloat16<O: Op>(op: O) -> O::Output {
     #[cfg(target_arch = "x86_64")]
-    if current().0 == Kind::Avx512 && is_x86_feature_detected!("avx512bf16") {
+    if has_bfloat16() {
         let _float_state = mxcsr::Default::enter();
         // SAFETY: both are detected.
         return unsafe { avx512::run::<_, { avx512::BF16 }>(op) };

@@ -60,6 +60,7 @@ impl Simd for Portable {
     type Mask = [bool; LANES];
     type Bytes = [u8; BYTES];
     type I32 = [i32; LANES];
+    type Dots = [i32; LANES];
 
     const WIDE: bool = false;
 
@@ -189,6 +190,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn least_exponents(self, least: [u8; BYTES], pairs: F32) -> [u8; BYTES] {
+        let mut out = least;
+        for (out, pair) in out.as_chunks_mut::<4>().0.iter_mut().zip(pairs) {
+            for (out, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(pair.to_le_bytes().as_chunks::<2>().0) {
+                let exponent = (u16::from_le_bytes(*x) & 0x7F80).wrapping_sub(1);
+                *out = exponent.min(u16::from_le_bytes(*out)).to_le_bytes();
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     fn split_pairs(self, a: F32) -> (F32, F32) {
         let bits = a.map(f32::to_bits);
         (bits.map(|x| f32::from_bits(x << 16)), bits.map(|x| f32::from_bits(x & 0xFFFF_0000)))
@@ -209,10 +222,27 @@ impl Simd for Portable {
         [x; LANES]
     }
 
+    const CENTRED: bool = false;
+
     #[inline(always)]
-    fn dot_bytes<const SMALL: bool>(self, sum: [i32; LANES], a: [u8; BYTES], b: [u8; BYTES]) -> [i32; LANES] {
+    fn begin_dots(self, _: u32, sum: [i32; LANES]) -> [i32; LANES] {
+        sum
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, _: u32, sum: [i32; LANES], a: [u8; BYTES], b: [u8; BYTES]) -> [i32; LANES] {
         let product = |i: usize| i32::from(a[i]) * i32::from(b[i] as i8);
         std::array::from_fn(|i| sum[i] + (4 * i..4 * i + 4).map(product).sum::<i32>())
+    }
+
+    #[inline(always)]
+    fn end_dots(self, _: u32, _: [i32; LANES], dots: [i32; LANES]) -> [i32; LANES] {
+        dots
+    }
+
+    #[inline(always)]
+    fn dots_at_once(_: u32) -> usize {
+        usize::MAX
     }
 
     #[inline(always)]

@@ -228,6 +228,22 @@ fn the_instruction_for_bfloat16_gives_the_bits_of_its_emulation() {
     }
 }
 
+/// `sum` and so many times the same products, of `a` without sign.
+#[inline(always)]
+fn dots<S: Simd>(s: S, bits: u32, sum: S::I32, a: S::Bytes, b: S::Bytes, times: usize) -> S::I32 {
+    let mut dots = s.begin_dots(bits, sum);
+    for _ in 0..times {
+        dots = s.dot_bytes(bits, dots, a, b);
+    }
+    let mut sum = s.end_dots(bits, sum, dots);
+    if bits == 8 && S::CENTRED {
+        for _ in 0..2 * times {
+            sum = s.end_dots(7, sum, s.dot_bytes(7, s.begin_dots(7, sum), s.repeat_bytes([64; 4]), b));
+        }
+    }
+    sum
+}
+
 /// What one instruction set makes of bytes; the sums have to be the same with the instruction for them.
 struct Bytes {
     a: [u8; BYTES],
@@ -240,20 +256,24 @@ impl Op for Bytes {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Vec<u32> {
         let (a, b) = (s.bytes(&self.a), s.bytes(&self.b));
-        let small = s.shift_right_bytes(a, 1, 0xFF);
         let four = s.repeat_bytes([-127, 3, 127, -1]);
         let nibbles = s.shift_right_bytes(a, 4, 15);
         let table: [u8; LANES] = std::array::from_fn(|i| (17 * i) as u8);
         let high = s.shift_left_bytes(a, 3, 0b0111_0000);
         let zero = s.splat_i32(0);
-        let sums = [
-            s.dot_bytes::<false>(s.splat_i32(-5), a, b),
-            s.dot_bytes::<true>(s.splat_i32(7), small, b),
-            s.dot_bytes::<false>(zero, a, four),
-            s.dot_bytes::<false>(zero, s.look_up(&table, nibbles), b),
-            s.dot_bytes::<false>(zero, s.or_bytes(nibbles, high), four),
-            s.dot_bytes::<false>(zero, s.shift_left_bytes(a, 1, 0xFF), b),
+        let mut sums = vec![
+            dots(s, 8, s.splat_i32(-5), a, b, 3),
+            dots(s, 8, zero, a, four, 1),
+            dots(s, 8, zero, s.look_up(&table, nibbles), b, 1),
+            dots(s, 8, zero, s.or_bytes(nibbles, high), four, 1),
+            dots(s, 8, zero, s.shift_left_bytes(a, 1, 0xFF), b, 1),
         ];
+        // The largest codes too, as often as they may be added up in 16 bits.
+        for (bits, times) in [(1, 8), (2, 8), (3, 8), (4, 8), (5, 4), (6, 2), (7, 1)] {
+            assert!(S::dots_at_once(bits) >= times);
+            let codes = s.shift_right_bytes(a, 8 - bits, 0xFF);
+            sums.push(dots(s, bits, s.splat_i32(7), codes, b, times));
+        }
         let mut bits = Vec::new();
         let mut keep = |x: S::F32| {
             let mut out = [0.0; LANES];

@@ -20,10 +20,10 @@ use super::rows::{Mask, PackPanels, Span};
 use super::sums::finite_or_zero;
 use super::tile::within;
 use super::{BLOCK, HeadRows, Heads};
-use crate::kernels::gemm::pack::{Pack, Source};
+use crate::kernels::gemm::pack::{Encoding, Pack, Source};
 use crate::kernels::gemm::{strip, strips};
 use crate::kernels::product::{ByColumns, ByRows, Float32, Form, Packed, Product};
-use crate::kernels::{self, Lines, Precision, vecmath};
+use crate::kernels::{self, Lines, vecmath};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::threads::SendPtr;
 
@@ -210,7 +210,7 @@ impl<'a> Tile<'a> {
                         k_stride: 1,
                     },
                     width: strip.len(),
-                    precision: Precision::Float32,
+                    encoding: Encoding::Float32,
                     to,
                     room: strip.len() * d,
                 });

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::slice::from_raw_parts_mut;
 
 use super::{BLOCK, HeadRows, Heads, Item, KvDtype, Stretch, attend_with_log_sums, seen, write};
-use crate::kernels::gemm::pack::{Pack, Source};
-use crate::kernels::{Lines, Precision};
+use crate::kernels::Lines;
+use crate::kernels::gemm::pack::{Encoding, Pack, Source};
 use crate::simd::{LANES, Op, Simd};
 
 /// The rows of one sequence: those of its queries, and those of the keys and values that they look at. The
@@ -127,7 +127,7 @@ impl Op for PackPanels<'_> {
                     k_stride: 1,
                 },
                 width: LANES,
-                precision: Precision::Float32,
+                encoding: Encoding::Float32,
                 // SAFETY: panel p of the room.
                 to: unsafe { self.to.add(p * d * LANES) },
                 room: d * LANES,

@@ -20,18 +20,22 @@ use half::f16;
 use serde::Deserialize;
 
 use crate::kernels::matrix::{Matrix, MatrixMut};
-use crate::kernels::product::{Bfloat16, FEW_ROWS, Float32, MAX_ROWS, Packed, Product, Stored, Term};
+use crate::kernels::product::{
+    Bfloat16, FEW_ROWS, Float32, Flushed, MAX_ROWS, Packed, Product, Stored, Term,
+};
 use crate::kernels::{self, Lines, quantized};
-use crate::simd::{LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
+use crate::simd::{self, LANES, Op, Simd, dispatch, dispatch_bfloat16, prefetch};
 use crate::threads::{self, SendPtr};
 use crate::weights::{Element, Panels, Quantized};
 
 mod expand;
+mod normal;
 pub(super) mod pack;
 
 pub use expand::Expanded;
 
-use pack::{Pack, Source};
+use normal::{Apart, LeastExponent, SumsAreNormal, products_are_normal};
+use pack::{Encoding, Pack, Source};
 
 /// What the factors of a product are rounded to. Sums are float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -43,16 +47,12 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Neighbouring k in 32 bits.
-    fn pack(self) -> usize {
-        self.element().inputs()
-    }
-
-    /// What a matrix becomes.
-    fn element(self) -> Element {
+    /// What the numbers of both operands become. A single row waits for memory, and emulates the instruction meanwhile.
+    fn encoding(self, rows: usize) -> Encoding {
         match self {
-            Precision::Float32 => Element::Float32,
-            Precision::Bfloat16 => Element::Bfloat16,
+            Precision::Float32 => Encoding::Float32,
+            Precision::Bfloat16 if rows == 1 || simd::has_bfloat16() => Encoding::Pairs,
+            Precision::Bfloat16 => Encoding::Apart,
         }
     }
 }
@@ -120,14 +120,14 @@ impl Factor<'_> {
         }
     }
 
-    /// What it is multiplied as, and what then rows of the other operand are rounded to.
-    fn element(&self, precision: Precision) -> (Element, Precision) {
+    /// What it is multiplied as by so many rows.
+    fn encoding(&self, precision: Precision, rows: usize) -> Encoding {
         match self {
-            Factor::Panels(panels) => match panels.element {
-                Element::Float32 | Element::Float16 => (panels.element, Precision::Float32),
-                Element::Bfloat16 => (panels.element, Precision::Bfloat16),
-            },
-            _ => (precision.element(), precision),
+            Factor::Panels(panels) if panels.element == Element::Bfloat16 => {
+                Precision::Bfloat16.encoding(rows)
+            }
+            Factor::Panels(_) => Encoding::Float32,
+            _ => precision.encoding(rows),
         }
     }
 
@@ -167,6 +167,9 @@ const WIDTH: usize = 4;
 /// Steps of one pass over a chunk's panels: 512 · 4 · 64 bytes stay in an L2 cache while the strips go by,
 /// and a strip of 512 · 12 · 4 bytes in an L1 cache while the chunk's panels do.
 const STEPS: usize = 512;
+
+/// The same for a single strip, where panels are made for it: they stay in an L1 cache.
+const STEPS_FOR_ONE: usize = 96;
 
 /// How far ahead the numbers of panels are asked for, in bytes: what the machine foresees by itself ends with a page.
 /// A single row does not ask: it computes little beside what it reads, four panels at a time, and asking costs more
@@ -228,7 +231,7 @@ fn multiply(
         assert!(!add, "a product with quantised weights does not add");
         return quantized::multiply(a, parts, bias, c);
     }
-    let (element, precision) = b.element(precision);
+    let encoding = b.encoding(precision, rows);
     let bias = SendPtr(bias.map_or(ptr::null(), <[f32]>::as_ptr).cast_mut());
     let out = SendPtr(c.as_mut_ptr());
     let block = |rows: Range<usize>, ks: Range<usize>, packed: *const f32| Block {
@@ -241,10 +244,9 @@ fn multiply(
         // SAFETY: a row of `c`.
         c: SendPtr(unsafe { out.get().add(rows.start * c.row_stride) }),
         c_row: c.row_stride,
-        element,
-        precision,
+        encoding,
     };
-    if rows == 1 && a.column_stride == 1 && precision == Precision::Float32 {
+    if rows == 1 && a.column_stride == 1 && encoding == Encoding::Float32 {
         // A single row is its own packing.
         return block(0..1, 0..k, a.as_ptr()).multiply();
     }
@@ -253,7 +255,7 @@ fn multiply(
         for ks in blocks(k, most_k, LANES) {
             let most_rows = BLOCK / ks.len().max(1);
             for rows in blocks(rows, most_rows, MAX_ROWS) {
-                pack_rows(&a, rows.clone(), ks.clone(), precision, packed);
+                pack_rows(&a, rows.clone(), ks.clone(), encoding, packed);
                 block(rows, ks.clone(), packed.as_ptr()).multiply();
             }
         }
@@ -278,10 +280,10 @@ fn pack_rows(
     a: &Matrix<'_>,
     rows: Range<usize>,
     ks: Range<usize>,
-    precision: Precision,
+    encoding: Encoding,
     packed: &mut Vec<f32>,
 ) {
-    let steps = ks.len().div_ceil(precision.pack());
+    let steps = encoding.steps(ks.len());
     let floats = rows.len() * steps;
     if packed.len() < floats {
         packed.resize(floats, 0.0);
@@ -290,11 +292,8 @@ fn pack_rows(
     let packed = SendPtr(packed.as_mut_ptr());
     let (from, start) = (SendPtr(a.as_ptr().cast_mut()), ks.start);
     let pack = |strips: Range<usize>, ks: Range<usize>| {
-        let job = PackStrips { from, a, rows: rows.clone(), strips, ks, start, precision, packed, steps };
-        match precision {
-            Precision::Float32 => dispatch(job),
-            Precision::Bfloat16 => dispatch_bfloat16(job),
-        }
+        let job = PackStrips { from, a, rows: rows.clone(), strips, ks, start, encoding, packed, steps };
+        if encoding == Encoding::Pairs { dispatch_bfloat16(job) } else { dispatch(job) }
     };
     if a.row_stride == 1 {
         // Rows lie next to each other: all of them, some k at a time.
@@ -320,7 +319,7 @@ struct PackStrips<'a> {
     ks: Range<usize>,
     /// The first k of the strips.
     start: usize,
-    precision: Precision,
+    encoding: Encoding,
     packed: SendPtr<f32>,
     steps: usize,
 }
@@ -330,8 +329,8 @@ impl Op for PackStrips<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let PackStrips { a, precision, .. } = self;
-        let step = |k: usize| (k - self.start).div_ceil(precision.pack());
+        let PackStrips { a, encoding, .. } = self;
+        let step = |k: usize| encoding.steps(k - self.start);
         let at_once = if a.row_stride == 1 { K_AT_ONCE } else { self.ks.len().max(1) };
         for first in self.ks.clone().step_by(at_once) {
             let end = self.ks.end.min(first + at_once);
@@ -350,7 +349,7 @@ impl Op for PackStrips<'_> {
                             k_stride: a.column_stride,
                         },
                         width: strip.len(),
-                        precision,
+                        encoding,
                         to: self.packed.get().add(strip.start * self.steps + step(first) * strip.len()),
                         room: (step(self.ks.end) - step(first)) * strip.len(),
                     });
@@ -371,9 +370,7 @@ struct Block<'a> {
     c: SendPtr<f32>,
     c_row: usize,
     accumulate: bool,
-    /// What `b` is multiplied as.
-    element: Element,
-    precision: Precision,
+    encoding: Encoding,
 }
 
 impl Block<'_> {
@@ -381,10 +378,7 @@ impl Block<'_> {
         let (n, _) = self.b.shape();
         let strips = strips(self.rows);
         let across = n.div_ceil(WIDTH * LANES);
-        let least = match self.b {
-            Factor::Panels(_) => STRIPS,
-            _ => STRIPS_TO_PACK,
-        };
+        let least = if self.direct() { STRIPS } else { STRIPS_TO_PACK };
         // Each thread has rows of its own to begin with (see `threads`), if there are enough of them to go by each panel.
         let groups = (strips / OWN_STRIPS.max(least)).clamp(1, threads::size());
         // These are split too until there are chunks enough for the threads to end together.
@@ -397,13 +391,28 @@ impl Block<'_> {
             let columns = column..n.min(column + WIDTH * LANES);
             let strips = row.min(strips)..strips.min(row + strips_per_chunk);
             let chunk = Chunk { block: self, columns, strips };
-            match self.element {
-                Element::Float32 => dispatch(Typed::<Float32, f32>(chunk, PhantomData)),
-                Element::Float16 => dispatch(Typed::<Float32, f16>(chunk, PhantomData)),
-                Element::Bfloat16 => dispatch_bfloat16(Typed::<Bfloat16, f32>(chunk, PhantomData)),
+            match (self.encoding, self.b) {
+                (Encoding::Float32, Factor::Panels(panels)) if panels.element == Element::Float16 => {
+                    dispatch(Typed::<Float32, f16>(chunk, PhantomData));
+                }
+                (Encoding::Float32, _) => dispatch(Typed::<Float32, f32>(chunk, PhantomData)),
+                (Encoding::Pairs, _) => dispatch_bfloat16(Typed::<Bfloat16, f32>(chunk, PhantomData)),
+                (Encoding::Apart, _) => dispatch(Typed::<Flushed, f32>(chunk, PhantomData)),
             }
         });
     }
+
+    /// Whether `b` is read as it is stored.
+    fn direct(&self) -> bool {
+        matches!(self.b, Factor::Panels(_)) && self.encoding != Encoding::Apart
+    }
+}
+
+/// Whether no sum of a product of bfloat16 can be subnormal; `b` is the least exponent of its B.
+fn is_normal<S: Simd, B>(s: S, product: &Product<B>, b: u32) -> bool {
+    let Product { a, rows, k, c, c_row, columns, .. } = *product;
+    products_are_normal(s.vectorize(LeastExponent { numbers: a, len: rows * k }), b)
+        && (!product.accumulate || s.vectorize(SumsAreNormal { c, stride: c_row, rows, columns }))
 }
 
 /// Some columns of some strips of a block.
@@ -429,15 +438,19 @@ impl Chunk<'_> {
     #[inline(always)]
     fn multiply<S: Simd, T: Term, B: Stored>(&self, s: S, scratch: &mut Lines) {
         let block = self.block;
-        let per_step = block.precision.pack();
-        let steps = block.ks.len().div_ceil(per_step);
-        // A lone strip gains nothing from returning to panels that are there.
-        let direct = matches!(block.b, Factor::Panels(_));
-        let most = if self.strips.len() == 1 && direct { steps.max(1) } else { STEPS };
-        for part in blocks(steps, most, 1) {
+        let steps = block.encoding.steps(block.ks.len());
+        let per_step = if block.encoding == Encoding::Pairs { 2 } else { 1 };
+        let direct = block.direct();
+        let most = match (self.strips.len(), direct) {
+            // A lone strip gains nothing from returning to panels that are there.
+            (1, true) => steps.max(1),
+            (1, false) => STEPS_FOR_ONE,
+            _ => STEPS,
+        };
+        for part in blocks(steps, most, 2) {
             let ks = block.ks.start + part.start * per_step
                 ..block.ks.end.min(block.ks.start + part.end * per_step);
-            let (b, b_panel) = self.panels(s, ks, part.len(), scratch);
+            let (b, b_panel, least) = self.panels(s, ks, part.len(), scratch);
             let b = b.cast::<B>();
             for i in self.strips.clone() {
                 let strip = strip(i, block.rows);
@@ -446,7 +459,7 @@ impl Chunk<'_> {
                 // part of `c` belongs to this chunk alone.
                 unsafe {
                     let bias = block.bias.get();
-                    Product {
+                    let product = Product {
                         rows: strip.len(),
                         columns: self.columns.len(),
                         k: part.len(),
@@ -463,8 +476,12 @@ impl Chunk<'_> {
                         } else {
                             ptr::null()
                         },
+                    };
+                    if block.encoding == Encoding::Apart && is_normal(s, &product, least) {
+                        product.run::<S, Packed, T::Normal>(s);
+                    } else {
+                        product.run::<S, Packed, T>(s);
                     }
-                    .run::<S, Packed, T>(s);
                 }
             }
         }
@@ -480,8 +497,8 @@ impl Chunk<'_> {
         }
     }
 
-    /// The chunk's columns over some of k, as panels of `steps`, and the distance from one to the next in numbers,
-    /// or pairs, of them.
+    /// The chunk's columns over some of k, as panels of `steps`, the distance from one to the next in numbers, or pairs,
+    /// of them, and the least exponent of numbers that are [`Encoding::Apart`].
     #[inline(always)]
     fn panels<S: Simd>(
         &self,
@@ -489,20 +506,31 @@ impl Chunk<'_> {
         ks: Range<usize>,
         steps: usize,
         scratch: &mut Lines,
-    ) -> (*const f32, usize) {
+    ) -> (*const f32, usize, u32) {
         let block = self.block;
-        let per_step = block.precision.pack();
+        let count = self.columns.len().div_ceil(LANES);
         if let Factor::Panels(panels) = block.b {
-            let (panel, step) = (self.columns.start / LANES, ks.start / per_step);
-            let at = panel * panels.panel_floats() + step * block.element.step();
+            let (panel, step) = (self.columns.start / LANES, ks.start / panels.element.inputs());
+            let at = panel * panels.panel_floats() + step * panels.element.step();
             // SAFETY: a panel, and a step of it.
-            return (unsafe { panels.as_ptr().add(at) }, panels.k.div_ceil(per_step) * LANES);
+            let at = unsafe { panels.as_ptr().add(at) };
+            if block.direct() {
+                return (at, panels.k.div_ceil(panels.element.inputs()) * LANES, 0);
+            }
+            let apart = scratch.floats(count * steps * LANES).as_mut_ptr();
+            let least = s.vectorize(Apart {
+                pairs: at,
+                panels: count,
+                panel: panels.panel_floats(),
+                steps: steps / 2,
+                to: apart,
+            });
+            return (apart, steps * LANES, least);
         }
         let (mut expanded, mut expanded_strides) = (Vec::new(), (0, 0));
         if let Factor::Expanded(matrix) = block.b {
             expanded_strides = matrix.block(self.columns.clone(), ks.clone(), &mut expanded);
         }
-        let count = self.columns.len().div_ceil(LANES);
         let panels = scratch.floats(count * steps * LANES);
         let mut pack = |p: usize, part: Range<usize>| {
             let first = self.columns.start + p * LANES;
@@ -525,9 +553,9 @@ impl Chunk<'_> {
                 Pack {
                     from: Source { at, lanes, lane_stride, k: part.len(), k_stride },
                     width: LANES,
-                    precision: block.precision,
-                    to: panels.as_mut_ptr().add((p * steps + part.start / per_step) * LANES),
-                    room: part.len().div_ceil(per_step) * LANES,
+                    encoding: block.encoding,
+                    to: panels.as_mut_ptr().add((p * steps + block.encoding.steps(part.start)) * LANES),
+                    room: block.encoding.steps(part.len()) * LANES,
                 }
             }
         };
@@ -539,7 +567,12 @@ impl Chunk<'_> {
         } else {
             (0..count).for_each(|p| s.vectorize(pack(p, 0..ks.len())));
         }
-        (panels.as_ptr(), steps * LANES)
+        let least = if block.encoding == Encoding::Apart {
+            s.vectorize(LeastExponent { numbers: panels.as_ptr(), len: panels.len() })
+        } else {
+            0
+        };
+        (panels.as_ptr(), steps * LANES, least)
     }
 }
 

@@ -1,6 +1,5 @@
 //! Packing: elements of up to 16 rows to vectors, one for each step of k.
 
-use super::Precision;
 use crate::simd::{LANES, Op, Simd, prefetch};
 
 /// How many floats ahead of those that it packs a row is asked for: rows are more streams at once than the
@@ -11,6 +10,29 @@ const AHEAD: usize = 128;
 /// out what is needed now.
 const WAY: usize = 1024;
 
+/// What the numbers of an operand become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Float32, one a step.
+    Float32,
+    /// Two bfloat16 a step, in 32 bits, as [`Simd::dot_bfloat16`] takes them.
+    Pairs,
+    /// Bfloat16 as float32, one a step, in the order in which the instruction adds them: of each two the second first.
+    Apart,
+}
+
+impl Encoding {
+    /// The steps of some k.
+    #[inline(always)]
+    pub fn steps(self, k: usize) -> usize {
+        match self {
+            Encoding::Float32 => k,
+            Encoding::Pairs => k.div_ceil(2),
+            Encoding::Apart => k.next_multiple_of(2),
+        }
+    }
+}
+
 /// `lanes ≤ 16` rows over `k`.
 pub struct Source {
     pub at: *const f32,
@@ -20,13 +42,12 @@ pub struct Source {
     pub k_stride: usize,
 }
 
-/// `to [steps][width]`: element i of a step is row i there, or two neighbouring k of it in bfloat16; 0 past
-/// the last row and the last k. `lanes ≤ width ≤ 16`. Whoever makes one vouches for the pointers, and that
+/// `to [steps][width]`: element i of a step is what row i has there, in a [`Encoding`]; 0 past the last row and the last k. `lanes ≤ width ≤ 16`. Whoever makes one vouches for the pointers, and that
 /// `room` floats from `to` on are its own, of which those past its last step will be written later.
 pub struct Pack {
     pub from: Source,
     pub width: usize,
-    pub precision: Precision,
+    pub encoding: Encoding,
     pub to: *mut f32,
     pub room: usize,
 }
@@ -48,23 +69,20 @@ impl Pack {
         let Source { at, lanes, k, k_stride, .. } = self.from;
         // SAFETY: the maker's.
         unsafe {
-            match self.precision {
-                Precision::Float32 => {
-                    for j in 0..k {
-                        prefetch(at.wrapping_add(j * k_stride + AHEAD));
-                        self.store(s, j, some(s, at.add(j * k_stride), lanes));
-                    }
+            if self.encoding == Encoding::Float32 {
+                for j in 0..k {
+                    prefetch(at.wrapping_add(j * k_stride + AHEAD));
+                    self.store(s, j, some(s, at.add(j * k_stride), lanes));
                 }
-                Precision::Bfloat16 => {
-                    for j in (0..k).step_by(2) {
-                        prefetch(at.wrapping_add(j * k_stride + AHEAD));
-                        prefetch(at.wrapping_add((j + 1) * k_stride + AHEAD));
-                        let low = some(s, at.add(j * k_stride), lanes);
-                        let next = if j + 1 < k { lanes } else { 0 };
-                        let high = some(s, at.wrapping_add((j + 1) * k_stride), next);
-                        self.store(s, j / 2, s.bfloat16_pairs(low, high));
-                    }
-                }
+                return;
+            }
+            for j in (0..k).step_by(2) {
+                prefetch(at.wrapping_add(j * k_stride + AHEAD));
+                prefetch(at.wrapping_add((j + 1) * k_stride + AHEAD));
+                let low = some(s, at.add(j * k_stride), lanes);
+                let next = if j + 1 < k { lanes } else { 0 };
+                let high = some(s, at.wrapping_add((j + 1) * k_stride), next);
+                self.store_two(s, j, low, high);
             }
         }
     }
@@ -78,23 +96,35 @@ impl Pack {
             for first in (0..k).step_by(LANES) {
                 let count = LANES.min(k - first);
                 let vectors = self.from.load(s, first, count);
-                match self.precision {
-                    Precision::Float32 => {
-                        for j in 0..LANES {
-                            if j < count {
-                                self.store(s, first + j, vectors[j]);
-                            }
+                if self.encoding == Encoding::Float32 {
+                    for j in 0..LANES {
+                        if j < count {
+                            self.store(s, first + j, vectors[j]);
                         }
                     }
-                    Precision::Bfloat16 => {
-                        for j in 0..LANES / 2 {
-                            if 2 * j < count {
-                                let pairs = s.bfloat16_pairs(vectors[2 * j], vectors[2 * j + 1]);
-                                self.store(s, first / 2 + j, pairs);
-                            }
+                } else {
+                    for j in 0..LANES / 2 {
+                        if 2 * j < count {
+                            self.store_two(s, first + 2 * j, vectors[2 * j], vectors[2 * j + 1]);
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// K `k`, which is even, and the next as bfloat16.
+    #[inline(always)]
+    unsafe fn store_two<S: Simd>(&self, s: S, k: usize, low: S::F32, high: S::F32) {
+        let pairs = s.bfloat16_pairs(low, high);
+        // SAFETY: the maker's.
+        unsafe {
+            if self.encoding == Encoding::Pairs {
+                self.store(s, k / 2, pairs);
+            } else {
+                let (low, high) = s.split_pairs(pairs);
+                self.store(s, k, high);
+                self.store(s, k + 1, low);
             }
         }
     }

@@ -101,19 +101,32 @@ fn a_result_may_be_some_columns_of_a_larger_matrix() {
     }
 }
 
+/// As `vdpbf16ps` has it.
+fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
+/// With factors near 1, and so small that some sums are subnormal.
 #[test]
 fn bfloat16_rounds_both_factors_and_adds_pairs() {
-    let round = |x: f32| half::bf16::from_f32(x).to_f32();
-    for (m, n, k) in SHAPES {
-        let (a, w, bias) = (numbers(m * k, 1), numbers(n * k, 2), numbers(n, 3));
-        let (ra, rw): (Vec<f32>, Vec<f32>) =
-            (a.iter().map(|x| round(*x)).collect(), w.iter().map(|x| round(*x)).collect());
-        let chain = |r: usize, i: usize| {
-            let term =
-                |j: usize, sum: f32| if j < k { ra[r * k + j].mul_add(rw[i * k + j], sum) } else { sum };
-            (0..k).step_by(2).fold(0.0, |sum, j| term(j, term(j + 1, sum)))
+    for (scale, (m, n, k)) in [1.0, 2f32.powi(-61)].into_iter().flat_map(|x| SHAPES.map(|shape| (x, shape))) {
+        let scaled = |len, seed| numbers(len, seed).iter().map(|x| x * scale).collect::<Vec<_>>();
+        let (a, w) = (scaled(m * k, 1), scaled(n * k, 2));
+        let tiny = scale * scale;
+        let bias: Vec<f32> = numbers(n, 3).iter().map(|x| x * tiny).collect();
+        let before: Vec<f32> = numbers(m * n, 4).iter().map(|x| x * tiny / 16.0).collect();
+        let round = |x: &[f32]| x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect::<Vec<_>>();
+        let (ra, rw) = (round(&a), round(&w));
+        let chain = |at: usize, start: f32| {
+            let (a, w) = (&ra[at / n * k..][..k], &rw[at % n * k..][..k]);
+            let term = |sum: f32, j: usize| {
+                let (a, w) = if j < k { (a[j], w[j]) } else { (0.0, 0.0) };
+                flushed(a.mul_add(w, flushed(sum)))
+            };
+            (0..k).step_by(2).fold(start, |sum, j| term(term(sum, j + 1), j))
         };
-        let expected: Vec<f32> = (0..m * n).map(|at| chain(at / n, at % n) + bias[at % n]).collect();
+        let expected: Vec<f32> = (0..m * n).map(|at| chain(at, 0.0) + bias[at % n]).collect();
+        let added: Vec<f32> = (0..m * n).map(|at| chain(at, before[at])).collect();
         let packed = panels(Element::Bfloat16, &w, n, k);
         for (a, [row, column]) in stored(&a, m, k) {
             let a = Matrix::strided(&a, m, k, row, column);
@@ -123,9 +136,13 @@ fn bfloat16_rounds_both_factors_and_adds_pairs() {
                 (Factor::from(&packed), Precision::Bfloat16),
                 (Factor::from(&packed), Precision::Float32),
             ] {
+                let what = format!("{scale:e} {m} {n} {k} a {row},{column}");
                 let mut out = vec![f32::NAN; m * n];
-                gemm(a, b, Some(&bias), MatrixMut::new(&mut out, m, n), precision);
-                assert_bits(&out, &expected, &format!("{m} {n} {k} a {row},{column}"));
+                gemm(a, b.clone(), Some(&bias), MatrixMut::new(&mut out, m, n), precision);
+                assert_bits(&out, &expected, &what);
+                out.copy_from_slice(&before);
+                gemm_add(a, b, MatrixMut::new(&mut out, m, n), precision);
+                assert_bits(&out, &added, &what);
             }
         }
     }

@@ -13,8 +13,13 @@ pub trait Known {
     /// Groups of a unit: 1 or 2.
     const GROUPS: usize = UNIT / group(Self::SCALES);
     const MIN: bool = matches!(Self::SCALES, Scales::HalfAndMin | Scales::Bytes | Scales::NibblesBySixteen);
-    /// Whether codes fit into 7 bits and a half, as [`Simd::dot_bytes`] wants to know.
-    const SMALL: bool = Self::LOW + Self::HIGH < 8 && !Self::LEVELS;
+    /// Of a code, or of a level; some are counted as more, so that there are fewer kinds.
+    const BITS: u32 = match (Self::GROUPS, Self::LOW + Self::HIGH) {
+        _ if Self::LEVELS => 8,
+        (2, 3) => 6,
+        (_, bits) if bits < 4 => 4,
+        (_, bits) => bits,
+    };
 }
 
 const fn group(scales: Scales) -> usize {

@@ -220,22 +220,22 @@ impl Panels<'_> {
                     }
                     let m = self.activations.rows_of(tile).len();
                     let (panels, units) = (self.panels.len(), 0..count);
-                    match (F::GROUPS, F::MIN, F::SMALL) {
-                        (1, false, true) => {
-                            with_rows(s, m, Apart::<1, false, true>(apart), panels, units, rows, out)
+                    match (F::GROUPS, F::MIN, F::BITS) {
+                        (1, false, 4) => {
+                            with_rows(s, m, Apart::<1, false, 4>(apart), panels, units, rows, out)
                         }
-                        (1, false, false) => {
-                            with_rows(s, m, Apart::<1, false, false>(apart), panels, units, rows, out)
+                        (1, false, 5) => {
+                            with_rows(s, m, Apart::<1, false, 5>(apart), panels, units, rows, out)
                         }
-                        (1, true, _) => {
-                            with_rows(s, m, Apart::<1, true, true>(apart), panels, units, rows, out)
+                        (1, false, _) => {
+                            with_rows(s, m, Apart::<1, false, 8>(apart), panels, units, rows, out)
                         }
+                        (1, true, 4) => with_rows(s, m, Apart::<1, true, 4>(apart), panels, units, rows, out),
+                        (1, true, _) => with_rows(s, m, Apart::<1, true, 5>(apart), panels, units, rows, out),
                         (_, false, _) => {
-                            with_rows(s, m, Apart::<2, false, true>(apart), panels, units, rows, out)
+                            with_rows(s, m, Apart::<2, false, 6>(apart), panels, units, rows, out)
                         }
-                        (_, true, _) => {
-                            with_rows(s, m, Apart::<2, true, true>(apart), panels, units, rows, out)
-                        }
+                        (_, true, _) => with_rows(s, m, Apart::<2, true, 4>(apart), panels, units, rows, out),
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! The micro-kernel: a few rows by one or two panels of 16 outputs.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use super::codes::{Known, code, scales};
@@ -20,8 +21,10 @@ pub trait Weights {
     /// Groups of a unit: 1 or 2.
     const GROUPS: usize;
     const MIN: bool;
-    /// As [`Simd::dot_bytes`] wants to know.
-    const SMALL: bool;
+    /// Of a code, or more.
+    const BITS: u32;
+    /// Whether codes lie in memory as [`Weights::code`] gives them.
+    const APART: bool;
 
     /// Vector `t` of the codes of a unit.
     /// # Safety
@@ -63,7 +66,8 @@ impl<'a, F: Known> Stored<'a, F> {
 impl<F: Known> Weights for Stored<'_, F> {
     const GROUPS: usize = F::GROUPS;
     const MIN: bool = F::MIN;
-    const SMALL: bool = F::SMALL;
+    const BITS: u32 = F::BITS;
+    const APART: bool = false;
 
     #[inline(always)]
     unsafe fn code<S: Simd>(&self, s: S, panel: usize, unit: usize, t: usize) -> S::Bytes {
@@ -94,9 +98,9 @@ impl<F: Known> Weights for Stored<'_, F> {
 
 /// [`WIDTH`] panels taken apart: of each unit `[8][WIDTH]` vectors of codes, then `[GROUPS][WIDTH]` vectors of scales
 /// and, if there are, of minima.
-pub struct Apart<const GROUPS: usize, const MIN: bool, const SMALL: bool>(pub *const u8);
+pub struct Apart<const GROUPS: usize, const MIN: bool, const BITS: u32>(pub *const u8);
 
-impl<const GROUPS: usize, const MIN: bool, const SMALL: bool> Apart<GROUPS, MIN, SMALL> {
+impl<const GROUPS: usize, const MIN: bool, const BITS: u32> Apart<GROUPS, MIN, BITS> {
     const UNIT: usize = unit_bytes(GROUPS, MIN);
 }
 
@@ -105,10 +109,11 @@ pub const fn unit_bytes(groups: usize, min: bool) -> usize {
     WIDTH * BYTES * (8 + groups * (1 + min as usize))
 }
 
-impl<const GROUPS: usize, const MIN: bool, const SMALL: bool> Weights for Apart<GROUPS, MIN, SMALL> {
+impl<const GROUPS: usize, const MIN: bool, const BITS: u32> Weights for Apart<GROUPS, MIN, BITS> {
     const GROUPS: usize = GROUPS;
     const MIN: bool = MIN;
-    const SMALL: bool = SMALL;
+    const BITS: u32 = BITS;
+    const APART: bool = true;
 
     #[inline(always)]
     unsafe fn code<S: Simd>(&self, s: S, panel: usize, unit: usize, t: usize) -> S::Bytes {
@@ -202,46 +207,43 @@ pub unsafe fn product<S: Simd, W: Weights, const M: usize>(
     unsafe {
         if S::WIDE {
             if panels == WIDTH {
-                tile::<S, W, M, M, WIDTH>(s, weights, 0, units, 0, rows, out);
+                tile::<S, W, M, WIDTH>(s, weights, 0, units, rows, out);
             } else {
-                tile::<S, W, M, M, 1>(s, weights, 0, units, 0, rows, out);
+                tile::<S, W, M, 1>(s, weights, 0, units, rows, out);
             }
             return;
         }
-        // Half as wide there are 16 registers: two rows by a panel take 8 for integers and totals.
+        // Half as wide there are 16 registers: a panel at a time, its sums in registers and its totals in memory.
         for panel in 0..panels {
-            for row in (0..M / 2 * 2).step_by(2) {
-                tile::<S, W, M, 2, 1>(s, weights, panel, units.clone(), row, rows, out);
-            }
-            if M % 2 == 1 {
-                tile::<S, W, M, 1, 1>(s, weights, panel, units.clone(), M - 1, rows, out);
-            }
+            tile::<S, W, M, 1>(s, weights, panel, units.clone(), rows, out);
         }
     }
 }
 
-/// `R` of `M` rows by `P` panels.
+/// `M` rows by `P` panels.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Weights, const M: usize, const R: usize, const P: usize>(
+unsafe fn tile<S: Simd, W: Weights, const M: usize, const P: usize>(
     s: S,
     weights: &W,
     panel: usize,
     units: Range<usize>,
-    row: usize,
     rows: Rows,
     out: Out,
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let (mut codes, mut scales) = (rows.codes.add(row), rows.scales.add(row));
-        let mut terms = rows.terms.add(row);
-        let mut totals = [[s.splat(0.0); P]; R];
+        let Rows { mut codes, mut scales, mut terms } = rows;
+        let mut totals = [[s.splat(0.0); P]; M];
         if out.accumulate {
-            for r in 0..R {
+            for r in 0..M {
                 for p in 0..P {
                     let column = (panel + p) * LANES;
-                    let at = out.at.add((row + r) * out.stride + column);
-                    totals[r][p] = s.load_first(at, LANES.min(out.width - column));
+                    let at = out.at.add(r * out.stride + column);
+                    totals[r][p] = if out.width - column >= LANES {
+                        s.load(at)
+                    } else {
+                        s.load_first(at, out.width - column)
+                    };
                 }
             }
         }
@@ -250,33 +252,49 @@ unsafe fn tile<S: Simd, W: Weights, const M: usize, const R: usize, const P: usi
         while unit < units.end {
             weights.prefetch(panel..panel + P, unit);
             for group in 0..W::GROUPS {
-                let mut dots = [[s.splat_i32(0); P]; R];
+                let mut sums = [[s.splat_i32(0); P]; M];
                 if !W::MIN {
-                    for r in 0..R {
-                        dots[r] = [s.splat_i32(*terms.add(r)); P];
+                    for r in 0..M {
+                        // An offset is 128 where codes have 8 bits.
+                        let term = if W::BITS == 8 && S::CENTRED { 0 } else { *terms.add(r) };
+                        sums[r] = [s.splat_i32(term); P];
                     }
                 }
-                for t in group * 8 / W::GROUPS..(group + 1) * 8 / W::GROUPS {
-                    let mut vectors = [s.repeat_bytes([0; 4]); P];
-                    for p in 0..P {
-                        vectors[p] = weights.code(s, panel + p, unit, t);
-                    }
-                    for r in 0..R {
-                        let four = s.repeat_bytes((*codes.add(r)).as_chunks::<4>().0[t]);
+                let vectors = 8 / W::GROUPS;
+                let at_once = S::dots_at_once(W::BITS).min(vectors);
+                for part in 0..vectors / at_once {
+                    let mut dots = [[s.begin_dots(W::BITS, sums[0][0]); P]; M];
+                    for r in 0..M {
                         for p in 0..P {
-                            dots[r][p] = if W::SMALL {
-                                s.dot_bytes::<true>(dots[r][p], vectors[p], four)
-                            } else {
-                                s.dot_bytes::<false>(dots[r][p], vectors[p], four)
-                            };
+                            dots[r][p] = s.begin_dots(W::BITS, sums[r][p]);
+                        }
+                    }
+                    // Unrolled, sums of integers are put in another order, row by row, for which 16 registers are too few.
+                    let count = if W::APART && !S::WIDE { black_box(at_once) } else { at_once };
+                    for t in 0..count {
+                        let t = group * vectors + part * at_once + t;
+                        let mut of_panels = [s.repeat_bytes([0; 4]); P];
+                        for p in 0..P {
+                            of_panels[p] = weights.code(s, panel + p, unit, t);
+                        }
+                        for r in 0..M {
+                            let four = s.repeat_bytes(*codes.add(r).cast::<[i8; 4]>().add(t));
+                            for p in 0..P {
+                                dots[r][p] = s.dot_bytes(W::BITS, dots[r][p], of_panels[p], four);
+                            }
+                        }
+                    }
+                    for r in 0..M {
+                        for p in 0..P {
+                            sums[r][p] = s.end_dots(W::BITS, sums[r][p], dots[r][p]);
                         }
                     }
                 }
                 for p in 0..P {
                     let [scale, min] = weights.scales(s, panel + p, unit, group);
-                    for r in 0..R {
+                    for r in 0..M {
                         let factor = s.mul(scale, s.splat(*scales.add(r)));
-                        totals[r][p] = s.fma(s.to_float(dots[r][p]), factor, totals[r][p]);
+                        totals[r][p] = s.fma(s.to_float(sums[r][p]), factor, totals[r][p]);
                         if W::MIN {
                             let term = f32::from_bits(*terms.add(r) as u32);
                             totals[r][p] = s.fma(min, s.splat(term), totals[r][p]);
@@ -288,15 +306,20 @@ unsafe fn tile<S: Simd, W: Weights, const M: usize, const R: usize, const P: usi
             (codes, scales) = (codes.add(M), scales.add(M));
             unit += 1;
         }
-        for r in 0..R {
+        for r in 0..M {
             for p in 0..P {
                 let column = (panel + p) * LANES;
+                let at = out.at.add(r * out.stride + column);
                 let width = LANES.min(out.width - column);
                 let mut total = totals[r][p];
                 if !out.bias.is_null() {
                     total = s.add(total, s.load_first(out.bias.add(column), width));
                 }
-                s.store_first(out.at.add((row + r) * out.stride + column), width, total);
+                if width == LANES {
+                    s.store(at, total);
+                } else {
+                    s.store_first(at, width, total);
+                }
             }
         }
     }
