@@ -19,6 +19,7 @@ def describe() -> str:
     lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout.splitlines()
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     family = fields.get("CPU family", "?")
-    name = {"25": " (Zen 3 or 4)", "26": " (Zen 5)"}.get(family, "")
+    older = " (Zen 4)" if "avx512f" in fields.get("Flags", "") else " (Zen 3, AVX2)"
+    name = {"25": older, "26": " (Zen 5)"}.get(family, "")
     vendor, load = fields.get("Vendor ID", "?"), os.getloadavg()[0]
     return f"{vendor} family {family}{name}, {threads()} processors, load average {load:.1f}"

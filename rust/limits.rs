@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::interrupt;
-use crate::simd::{BYTES, LANES, Op, Simd, dispatch, dispatch_bfloat16, dispatch_bytes, prefetch};
+use crate::simd::{
+    BYTES, LANES, Op, Simd, dispatch, dispatch_bfloat16, dispatch_bytes, has_bfloat16, prefetch,
+};
 use crate::threads;
 use crate::weights::Piece;
 
@@ -31,7 +33,9 @@ pub struct Limits {
 pub fn measure(threads: usize) -> Result<Limits> {
     let float32 = operations(threads, || dispatch(Chains::<false>));
     interrupt::check()?;
-    let bfloat16 = operations(threads, || dispatch_bfloat16(Chains::<true>));
+    // Without an instruction for it, products of bfloat16 are those of float32.
+    let bfloat16 =
+        if has_bfloat16() { operations(threads, || dispatch_bfloat16(Chains::<true>)) } else { float32 };
     interrupt::check()?;
     let int8 = operations(threads, || dispatch_bytes(ByteChains));
     interrupt::check()?;

@@ -22,7 +22,7 @@ class Limits:
     Attributes:
         float32: Operations in float32; a fused multiply-add counts as two, here and below.
         bfloat16: Operations on factors in bfloat16, with sums in float32.
-        int8: Operations on bytes, with sums in 32 bits.
+        int8: Operations on bytes, codes of four bits and numbers with sign, with sums in 32 bits.
         memory: Bytes read from memory.
     """
 
