@@ -6,6 +6,7 @@
 //! leaves a sum as it is or makes it a multiple of something greater. Where e + f − 14 ≥ −126 a sum is thus 0 or at least
 //! 2^−126, which is normal; this holds too for what a sum begins with, a multiple of 2^(g − 23), if g ≥ −103.
 
+use super::pack::some;
 use crate::simd::{BYTES, LANES, Op, Simd, prefetch};
 
 /// How many floats before they are read pairs are asked for.
@@ -67,7 +68,8 @@ impl Op for LeastExponent {
         let mut at = 0;
         while at < self.len {
             // SAFETY: the maker's.
-            least = s.least_exponents(least, unsafe { some(s, self.numbers.add(at), self.len - at) });
+            least =
+                s.least_exponents(least, unsafe { some(s, self.numbers.add(at), LANES.min(self.len - at)) });
             at += LANES;
         }
         smallest(s, least)
@@ -117,7 +119,9 @@ impl Op for SumsAreNormal {
             let mut column = 0;
             while column < self.columns {
                 // SAFETY: the maker's.
-                let x = unsafe { some(s, self.c.add(row * self.stride + column), self.columns - column) };
+                let x = unsafe {
+                    some(s, self.c.add(row * self.stride + column), LANES.min(self.columns - column))
+                };
                 let x = s.abs(x);
                 least = s.min(s.select(s.lt(zero, x), x, most), least);
                 column += LANES;
@@ -132,13 +136,6 @@ impl Op for SumsAreNormal {
         }
         fine == 0
     }
-}
-
-/// Up to 16 floats of `left`.
-#[inline(always)]
-unsafe fn some<S: Simd>(s: S, at: *const f32, left: usize) -> S::F32 {
-    // SAFETY: the caller's.
-    unsafe { if left >= LANES { s.load(at) } else { s.load_first(at, left) } }
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ impl Source {
 
 /// The first `n ≤ 16` of 16 floats.
 #[inline(always)]
-unsafe fn some<S: Simd>(s: S, at: *const f32, n: usize) -> S::F32 {
+pub(super) unsafe fn some<S: Simd>(s: S, at: *const f32, n: usize) -> S::F32 {
     // SAFETY: the caller's.
     unsafe { if n == LANES { s.load(at) } else { s.load_first(at, n) } }
 }
