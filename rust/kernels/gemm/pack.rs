@@ -42,8 +42,9 @@ pub struct Source {
     pub k_stride: usize,
 }
 
-/// `to [steps][width]`: element i of a step is what row i has there, in a [`Encoding`]; 0 past the last row and the last k. `lanes ≤ width ≤ 16`. Whoever makes one vouches for the pointers, and that
-/// `room` floats from `to` on are its own, of which those past its last step will be written later.
+/// `to [steps][width]`: element i of a step is what row i has there, in an [`Encoding`]; 0 past the last row and the last
+/// k. `lanes ≤ width ≤ 16`. Whoever makes one vouches for the pointers, and that `room` floats from `to` on are its own, of
+/// which those past its last step will be written later.
 pub struct Pack {
     pub from: Source,
     pub width: usize,
